@@ -1,0 +1,35 @@
+//! The only doors to the outside world: network, disk, clock, entropy, tasks.
+//!
+//! Production opens them onto tokio, files and the operating system ([`Environment::system`]); the simulator opens them
+//! onto turmoil, a simulated disk, a skewed clock and a seeded generator. Nothing else in the product may touch a socket,
+//! a file of the log, the wall clock or a random number (clippy's `disallowed-methods` holds this). Monotonic time is
+//! `tokio::time::Instant`, which the simulator controls.
+
+mod clock;
+mod disk;
+mod entropy;
+mod network;
+mod tasks;
+
+pub use clock::{Clock, SystemClock};
+pub use disk::{Disk, DiskUsage, File, SystemDisk};
+pub use entropy::{Entropy, SystemEntropy};
+pub use network::{Listener, Network, Stream, TcpNetwork};
+pub use tasks::{BlockingRunner, Tasks, ThreadPool};
+
+use std::sync::Arc;
+
+/// Everything a node may use of the world around it. Cheap to clone.
+#[derive(Clone)]
+pub struct Environment {
+    /// Listens and connects.
+    pub network: Arc<dyn Network>,
+    /// Files of this node; paths are relative to its data directory.
+    pub disk: Arc<dyn Disk>,
+    /// Wall-clock time, which may jump.
+    pub clock: Arc<dyn Clock>,
+    /// Random numbers.
+    pub entropy: Arc<dyn Entropy>,
+    /// Spawns named tasks and runs blocking work.
+    pub tasks: Tasks,
+}

@@ -1,0 +1,1 @@
+//! On the leader: committed events to windows to checkpoints.

@@ -1,0 +1,1 @@
+//! What things are: apps, events, hours, rollups. No I/O, no async, no clock.

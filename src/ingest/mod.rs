@@ -1,0 +1,1 @@
+//! Accepts events, makes them durable, answers.

@@ -1,0 +1,3 @@
+//! The `hourmark` binary.
+
+fn main() {}

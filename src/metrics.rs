@@ -1,0 +1,1 @@
+//! Every metric the process exports.

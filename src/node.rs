@@ -1,0 +1,1 @@
+//! Builds every room from configuration and environment, starts and stops them in order.
