@@ -142,12 +142,16 @@ impl State {
             assert_eq!(offset, self.folded.map_or(Offset(0), Offset::next), "the tail has no holes");
             self.fold(entry);
             self.folded = Some(offset);
+            // Looked at after each entry, so that a checkpoint holds at most one entry's deltas over the threshold.
+            if self.filling.bytes() >= self.arguments.settings.checkpoint_bytes {
+                self.checkpoint(myself)?;
+                if self.is_full() {
+                    break;
+                }
+            }
         }
         self.arguments.progress.folded(self.folded);
         self.answer_reads();
-        if self.filling.bytes() >= self.arguments.settings.checkpoint_bytes {
-            self.checkpoint(myself)?;
-        }
         if more && !self.is_full() {
             myself.cast(AggregatorMessage::Wake)?;
         }

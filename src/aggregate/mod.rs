@@ -74,7 +74,7 @@ impl Settings {
             sketch,
             lateness_ms: u64::try_from(lateness.as_millis()).unwrap_or(u64::MAX),
             checkpoint_interval,
-            checkpoint_bytes: 4 << 20,
+            checkpoint_bytes: 2 << 20,
             pull_bytes: 1 << 20,
             propose_timeout: Duration::from_secs(10),
             tick: (checkpoint_interval / 4).max(Duration::from_millis(10)),

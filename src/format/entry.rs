@@ -29,9 +29,9 @@ const VERSION: u8 = 1;
 const KIND_EVENTS: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
 
-/// Largest entry in bytes. A checkpoint of a request's events takes no more bytes than the request had (16 MiB at most),
-/// on top of the 4 MiB at which checkpoints are made.
-pub const ENTRY_BYTES_MAX: usize = 24 << 20;
+/// Largest entry in bytes: what the log takes. A checkpoint is made at 2 MiB of deltas, and one entry's events
+/// ([`super::BATCH_BYTES_MAX`]) take hardly more as deltas than in their batch, so checkpoints stay below it.
+pub const ENTRY_BYTES_MAX: usize = 8 << 20;
 
 /// An entry of events is closed when its batches have so many bytes: large enough that the cost of an entry is spread
 /// over thousands of events, small enough that the next one follows within milliseconds.
