@@ -6,6 +6,7 @@
 
 pub mod environment;
 mod ids;
+pub mod log;
 mod state_machine;
 
 pub use ids::{ClusterId, GroupId, LogPosition, NodeId, Offset, PartitionId, Term};
