@@ -7,6 +7,7 @@
 pub mod environment;
 mod ids;
 mod state_machine;
+pub mod transport;
 
 pub use ids::{ClusterId, GroupId, LogPosition, NodeId, Offset, PartitionId, Term};
 pub use state_machine::{
