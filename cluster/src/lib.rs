@@ -8,6 +8,7 @@ pub mod environment;
 mod ids;
 pub mod log;
 mod state_machine;
+pub mod transport;
 
 pub use ids::{ClusterId, GroupId, LogPosition, NodeId, Offset, PartitionId, Term};
 pub use state_machine::{
