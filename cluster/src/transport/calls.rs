@@ -110,9 +110,9 @@ impl Calls {
         frames
     }
 
-    /// Reports bytes of taken frames as written.
+    /// Reports bytes of taken frames as written. Where all calls were failed meanwhile, they are counted no more.
     pub(super) fn written(&mut self, bytes: usize) {
-        self.unwritten_bytes -= bytes;
+        self.unwritten_bytes = self.unwritten_bytes.saturating_sub(bytes);
     }
 
     /// The peer has answered call `id`: whom to tell, or `None` where the call has missed its deadline meanwhile.
@@ -166,8 +166,8 @@ impl Calls {
         count
     }
 
-    /// Whether nothing is under way.
+    /// Whether nobody waits for an answer.
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty() && self.queue.is_empty()
+        self.waiting.is_empty()
     }
 }

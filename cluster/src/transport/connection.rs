@@ -289,6 +289,7 @@ impl Run {
             }
             if state.calls.is_empty() && now >= state.used + shared.limits.idle_timeout {
                 // In the same breath: the next call has to start a new connection.
+                state.calls.fail_all(&CallError::Deadline, &CallError::Deadline);
                 state.link = Link::Idle;
                 return End::Unused;
             }

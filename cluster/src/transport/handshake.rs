@@ -81,6 +81,7 @@ pub(super) async fn greet<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
     let greeting = async {
         write_frames(writer, vec![hello.frame()], patience, counters).await?;
         let received = reader.next(LIMITS, patience).await?;
+        counters.bytes_in.add(received.len());
         Ok(Welcome::read(&received)?)
     };
     timeout(patience, greeting).await.unwrap_or(Err(ReadError::Idle(patience)))
@@ -90,10 +91,13 @@ pub(super) async fn greet<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
 pub(super) async fn expect_hello<R: AsyncRead + Unpin>(
     reader: &mut FrameReader<R>,
     limits: &Limits,
+    counters: &Counters,
 ) -> Result<Hello, ReadError> {
     let patience = limits.handshake_timeout;
     let received = timeout(patience, reader.next(LIMITS, patience)).await;
-    Ok(Hello::read(&received.unwrap_or(Err(ReadError::Idle(patience)))?)?)
+    let received = received.unwrap_or(Err(ReadError::Idle(patience)))?;
+    counters.bytes_in.add(received.len());
+    Ok(Hello::read(&received)?)
 }
 
 impl Hello {

@@ -7,6 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Nodes that are remembered: far more than a cluster has, because a connection can claim any number.
+const NODES_MAX: usize = 4096;
+
 /// The times of all nodes.
 #[derive(Debug)]
 pub(super) struct HeardNodes {
@@ -27,14 +30,17 @@ impl HeardNodes {
         HeardNodes { start: Instant::now(), nodes: Mutex::default() }
     }
 
-    /// The time of a node that is remembered from now on.
-    pub(super) fn remembered(&self, node: NodeId) -> Heard {
+    /// The time of a node, remembered from now on if there is room.
+    pub(super) fn of(&self, node: NodeId) -> Heard {
         let mut nodes = self.nodes.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        nodes.entry(node).or_insert_with(|| self.forgotten()).clone()
+        if nodes.len() >= NODES_MAX && !nodes.contains_key(&node) {
+            return self.nobody();
+        }
+        nodes.entry(node).or_insert_with(|| self.nobody()).clone()
     }
 
-    /// A time that nobody will ask for: of a node that only claims to be one.
-    pub(super) fn forgotten(&self) -> Heard {
+    /// A time that nobody will ask for.
+    pub(super) fn nobody(&self) -> Heard {
         Heard { start: self.start, at: Arc::default() }
     }
 

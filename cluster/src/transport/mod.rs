@@ -23,6 +23,8 @@ mod reply;
 mod server;
 mod stats;
 mod stranger;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use frame::{BODY_BYTES_MAX, HEADER_BYTES_MAX};
@@ -151,7 +153,7 @@ impl Transport {
     fn connection(&self, to: NodeId, lane: Lane) -> Arc<Connection> {
         let mut connections = self.connections();
         let connection = connections.entry((to, lane)).or_insert_with(|| {
-            let connection = Connection::new(self.shared.clone(), to, lane, self.shared.heard.remembered(to));
+            let connection = Connection::new(self.shared.clone(), to, lane, self.shared.heard.of(to));
             if *self.shared.stop.borrow() {
                 connection.stop();
             }

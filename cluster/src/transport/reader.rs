@@ -72,6 +72,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         }
     }
 
+    /// The stream, wherever reading has got to.
+    #[cfg(test)]
+    pub(super) fn into_inner(self) -> R {
+        self.stream
+    }
+
     /// Waits for the next frame, for at most `idle` until its first byte. Not safe to cancel: a cancelled read leaves the
     /// stream inside a frame.
     pub(super) async fn next(&mut self, limits: FrameLimits, idle: Duration) -> Result<Received, ReadError> {

@@ -136,6 +136,11 @@ impl Outbox {
         self.room.notify_one();
     }
 
+    /// Whether a request is unanswered, or its answer unwritten.
+    pub(super) fn is_owing(&self) -> bool {
+        self.owed().requests > 0
+    }
+
     /// The connection is gone: answers go nowhere from now on.
     pub(super) fn close(&self) {
         let mut owed = self.owed();

@@ -112,7 +112,7 @@ impl Server {
     async fn serve(&self, stream: Box<dyn Stream>, address: &str, stranger: OwnedSemaphorePermit) {
         let (reader, mut writer) = tokio::io::split(stream);
         let mut reader = FrameReader::new(reader, &self.shared.limits);
-        let hello = match expect_hello(&mut reader, &self.shared.limits).await {
+        let hello = match expect_hello(&mut reader, &self.shared.limits, &self.shared.counters).await {
             Ok(hello) => hello,
             Err(error) => {
                 self.count(&error);
@@ -131,7 +131,7 @@ impl Server {
             _ => {
                 let limits = self.shared.limits.of_strangers();
                 let idle = self.shared.limits.handshake_timeout;
-                let heard = self.shared.heard.forgotten();
+                let heard = self.shared.heard.nobody();
                 self.exchange(Channel { peer, heard, limits, idle }, reader, writer).await
             }
         };
@@ -177,8 +177,7 @@ impl Server {
         let (replace, replaced) = oneshot::channel();
         // The old sender is dropped, which wakes the old connection: its peer has given it up, noticed here or not.
         self.current().insert((node, lane), (number, replace));
-        let is_known = self.shared.directory.address(node).is_some();
-        let heard = if is_known { self.shared.heard.remembered(node) } else { self.shared.heard.forgotten() };
+        let heard = self.shared.heard.of(node);
         heard.now();
         let limits = self.shared.limits.of_nodes();
         let idle = self.shared.limits.idle_timeout * 3;
@@ -220,7 +219,11 @@ impl Server {
     ) -> Result<Infallible, End> {
         loop {
             outbox.room().await;
-            let received = reader.next(channel.limits, channel.idle).await?;
+            let received = match reader.next(channel.limits, channel.idle).await {
+                // Silence is fine while the peer waits for us.
+                Err(ReadError::Idle(_)) if outbox.is_owing() => continue,
+                received => received?,
+            };
             self.shared.counters.bytes_in.add(received.len());
             channel.heard.now();
             self.dispatch(channel.peer, received, outbox).map_err(ReadError::from)?;
