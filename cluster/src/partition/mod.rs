@@ -6,6 +6,7 @@
 //! - A replica's tasks end with it ([`Replica::close`]); a group that stops by itself stops the node.
 
 mod append;
+mod leaderships;
 mod read_barrier;
 mod rebuild;
 mod tail;
@@ -14,12 +15,11 @@ pub use append::{AppendError, Appended};
 pub use read_barrier::ReadError;
 
 pub(crate) use append::Refusal;
-pub(crate) use rebuild::{Donor, rebuild};
-
+pub(crate) use leaderships::Leaderships;
+pub(crate) use rebuild::{Donors, fetch, has_lost_store};
 use crate::raft::{Group, GroupContext, View};
 use crate::{GroupId, NodeId, Offset, PartitionId, StateMachine, Term};
 use read_barrier::Barrier;
-use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -32,9 +32,6 @@ const CREDIT_BYTES: usize = 1024;
 
 /// While a snapshot is on its way, a purge is tried again after so long.
 const PURGE_RETRY: Duration = Duration::from_secs(1);
-
-/// The groups that this node leads and may serve.
-pub(crate) type Leaderships = Arc<watch::Sender<BTreeMap<GroupId, Term>>>;
 
 /// A partition's replica on this node. Cheap to clone.
 #[derive(Clone)]
@@ -98,7 +95,7 @@ impl Replica {
 
     /// The term this node leads in and may serve, if it does.
     pub fn leading(&self) -> Option<Term> {
-        self.inner.leaderships.borrow().get(&self.inner.group.id()).copied()
+        self.inner.leaderships.of(self.inner.group.id())
     }
 
     /// Says that [`StateMachine::durable`] has moved: the log up to there may be purged.
@@ -123,11 +120,7 @@ impl Replica {
 
 impl Inner {
     fn publish(&self, term: Option<Term>) {
-        let group = self.group.id();
-        self.leaderships.send_if_modified(|leaderships| match term {
-            Some(term) => leaderships.insert(group, term) != Some(term),
-            None => leaderships.remove(&group).is_some(),
-        });
+        self.leaderships.publish(self.group.id(), term);
     }
 }
 

@@ -21,9 +21,6 @@ mod types;
 mod view;
 mod wire;
 
-#[cfg(test)]
-mod suite;
-
 pub use group::{Group, GroupContext, WriteError, Written};
 pub use log_store::READ_BYTES_MAX;
 pub use runtime::seed_consensus;
