@@ -16,7 +16,7 @@ use std::ops::{Bound, Range, RangeBounds};
 
 /// Most bytes of entries that one read gives to replication or to the state machine: large enough for full speed, small
 /// enough that a window of eight requests stays below the transport's limits.
-pub const READ_BYTES_MAX: usize = 1024 * 1024;
+const READ_BYTES_MAX: usize = 1024 * 1024;
 
 /// One group's log as openraft wants it.
 #[derive(Clone)]

@@ -21,8 +21,10 @@ mod types;
 mod view;
 mod wire;
 
+#[cfg(test)]
+mod suite;
+
 pub use group::{Group, GroupContext, WriteError, Written};
-pub use log_store::READ_BYTES_MAX;
 pub use runtime::seed_consensus;
 pub use view::View;
 pub use wire::{KIND_BLANK, KIND_DATA, KIND_MEMBERS, decode, encode};

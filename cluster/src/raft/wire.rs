@@ -222,3 +222,118 @@ impl From<VoteAnswer> for openraft::raft::VoteResponse<TypeConfig> {
         openraft::raft::VoteResponse::new(vote, answer.last.map(log_id), answer.is_granted)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{NodeId, Offset, Term};
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn at(offset: u64) -> LogPosition {
+        LogPosition { term: Term(7), leader: NodeId(2), offset: Offset(offset) }
+    }
+
+    fn ballot() -> Ballot {
+        Ballot { term: Term(7), node: NodeId(2), committed: true }
+    }
+
+    fn members() -> Members {
+        let set = |ids: &[u64]| ids.iter().copied().map(NodeId).collect::<BTreeSet<_>>();
+        Members { position: Some(at(4)), voters: vec![set(&[1, 2]), set(&[1, 2, 3])], nodes: set(&[1, 2, 3, 4]) }
+    }
+
+    fn append() -> Append {
+        let head = |offset, kind, bytes| EntryHead { position: at(offset), kind, bytes };
+        let entries = vec![head(300, KIND_DATA, 70_000), head(301, KIND_BLANK, 0)];
+        Append { vote: ballot(), previous: Some(at(299)), commit: None, entries }
+    }
+
+    /// Bytes that outlive a process, or cross to one of another version.
+    fn golden() -> Vec<(&'static str, Bytes)> {
+        vec![
+            ("ballot", encode(&ballot())),
+            ("members", encode(&members())),
+            ("append", encode(&append())),
+            ("appended", encode(&Appended::Conflict(at(299)))),
+            ("vote", encode(&VoteRequest { vote: ballot(), last: Some(at(300)), is_transfer: true })),
+            ("snapshot-begin", encode(&SnapshotStep::Begin {
+                transfer: 9,
+                vote: ballot(),
+                last: at(300),
+                members: members(),
+            })),
+        ]
+    }
+
+    #[test]
+    fn bytes_are_the_golden_ones() {
+        let lines: Vec<String> = golden()
+            .iter()
+            .map(|(name, bytes)| {
+                let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+                format!("{name} {hex}\n")
+            })
+            .collect();
+        assert_eq!(lines.concat(), include_str!("../../tests/golden/raft.v1"));
+        assert_eq!(decode::<Append>(&golden()[2].1).unwrap(), append());
+        assert_eq!(decode::<Members>(&golden()[1].1).unwrap(), members());
+    }
+
+    #[test]
+    fn members_survive_the_way_through_openraft() {
+        let stored = members().stored().unwrap();
+        assert_eq!(Members::of_stored(&stored), members());
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let mut bytes = encode(&ballot()).to_vec();
+        bytes[0] = 2;
+        assert!(decode::<Ballot>(&bytes).is_err());
+        assert!(decode::<Ballot>(&[]).is_err());
+    }
+
+    #[test]
+    fn a_body_that_does_not_fit_its_envelope_is_refused() {
+        for bytes in [0, 69_999, 70_001] {
+            assert!(join_append(append(), Bytes::from(vec![0; bytes])).is_err());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn an_append_arrives_as_it_was_sent(
+            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..50), 0..20),
+            previous: Option<u8>,
+        ) {
+            let entries = payloads.iter().enumerate().map(|(index, payload)| {
+                let (kind, payload) = match payload.len() {
+                    0 => (KIND_BLANK, Bytes::new()),
+                    1 => (KIND_MEMBERS, Members { position: Some(at(index as u64)), ..members() }.encode()),
+                    _ => (KIND_DATA, Bytes::from(payload.clone())),
+                };
+                unpack(at(index as u64), kind, payload).unwrap()
+            });
+            let request = AppendEntriesRequest::<TypeConfig> {
+                vote: ballot().into(),
+                prev_log_id: previous.map(|previous| log_id(at(previous.into()))),
+                entries: entries.collect(),
+                leader_commit: None,
+            };
+            let (append, body) = split_append(&request);
+            let append = decode(&encode(&append)).unwrap();
+            let joined = join_append(append, body.concat().into()).unwrap();
+            prop_assert_eq!(format!("{joined:?}"), format!("{request:?}"));
+        }
+
+        #[test]
+        fn hostile_bytes_are_refused_without_a_panic(header: Vec<u8>, body: Vec<u8>) {
+            if let Ok(append) = decode::<Append>(&header) {
+                let _ = join_append(append, body.into());
+            }
+            let _ = decode::<SnapshotStep>(&header);
+            let _ = decode::<Members>(&header).map(|members| members.membership());
+        }
+    }
+}

@@ -278,10 +278,10 @@ fn all_nodes_killed_at_once_come_back_with_what_they_acknowledged() {
 
 #[test]
 fn a_directory_of_another_cluster_does_not_join() {
-    let (mine, other) = (Place::new(&[]), Place::new(&[]));
+    let (mut mine, other) = (Place::new(&[]), Place::new(&[]));
     let others = other.start();
     mine.start().kill();
-    let mine = Place { join: vec![other.address.clone()], ..mine };
+    mine.join = vec![other.address.clone()];
     let refused = mine.try_start().map(|_| ()).unwrap_err();
     assert!(matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()), "{refused}");
 }

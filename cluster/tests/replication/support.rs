@@ -169,7 +169,6 @@ pub struct Node {
     runtime: Option<tokio::runtime::Runtime>,
     pub cluster: Cluster,
     pub toys: Arc<Toys>,
-    pub environment: Environment,
 }
 
 /// A directory and an address, on which a node can be started again and again.
@@ -220,8 +219,8 @@ impl Place {
         };
         config.log.segment_bytes = 1 << 20;
         (self.configure)(&mut config);
-        let started = runtime.block_on(Cluster::start(environment.clone(), config, toys.clone()));
-        started.map(|cluster| Node { runtime: Some(runtime), cluster, toys, environment })
+        let started = runtime.block_on(Cluster::start(environment, config, toys.clone()));
+        started.map(|cluster| Node { runtime: Some(runtime), cluster, toys })
     }
 }
 
