@@ -100,10 +100,7 @@ impl Config {
             ),
             (self.stall_timeout >= self.election_timeout_max, "stall_timeout must be at least election_timeout_max"),
             (self.alive_timeout > self.report_interval, "alive_timeout must be above report_interval"),
-            (
-                (1..=PAYLOAD_BYTES_MAX).contains(&self.payload_bytes_max),
-                "payload_bytes_max must be 1 to 8388608 bytes",
-            ),
+            ((1..=PAYLOAD_BYTES_MAX).contains(&self.payload_bytes_max), "payload_bytes_max must be 1 to 8388608 bytes"),
             (
                 self.append_bytes_in_flight_max >= self.payload_bytes_max,
                 "append_bytes_in_flight_max must be at least payload_bytes_max",

@@ -220,6 +220,8 @@ impl GroupLog {
     /// Bytes of the payloads of this group's entries.
     pub fn bytes(&self) -> u64 {
         let shared = self.log.lock();
-        shared.get(&self.group).map_or(0, |group| group.records.values().map(|record| record.payload.len() as u64).sum())
+        shared
+            .get(&self.group)
+            .map_or(0, |group| group.records.values().map(|record| record.payload.len() as u64).sum())
     }
 }

@@ -283,7 +283,10 @@ fn a_directory_of_another_cluster_does_not_join() {
     mine.start().kill();
     mine.join = vec![other.address.clone()];
     let refused = mine.try_start().map(|_| ()).unwrap_err();
-    assert!(matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()), "{refused}");
+    assert!(
+        matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()),
+        "{refused}"
+    );
 }
 
 #[test]
