@@ -110,8 +110,8 @@ async fn stranger_is_cut_off_above_its_limits() {
     assert_eq!(hand.greet(&Hello::stranger()).await, Welcome::new(Verdict::Welcome, identity(2)));
     hand.request(1, Request { kind: ALLOWED, ..sized(100) }).await;
     assert_eq!(two.next().await.request.body[0].len(), 100);
-    hand.request(2, Request { kind: ALLOWED, ..sized(101) }).await;
     hand.read().await.expect("the first request was dropped by the test, which is an answer");
+    hand.request(2, Request { kind: ALLOWED, ..sized(101) }).await;
     hand.closed().await;
     assert_eq!(two.transport.stats().frames_malformed, 1);
     assert!(two.arrived.try_recv().is_err());
