@@ -88,7 +88,7 @@ impl Default for Config {
             election_timeout_min: Duration::from_secs(1),
             election_timeout_max: Duration::from_secs(2),
             cache_bytes: 64 << 20,
-            log_filter: "info".into(),
+            log_filter: crate::telemetry::FILTER_DEFAULT.into(),
         }
     }
 }

@@ -227,7 +227,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "log_filter",
         what: "Which messages are logged to stderr, in the syntax of RUST_LOG: `warn`, `info,cluster=debug`.",
-        why: "`info` tells of elections, joins and refusals, and is silent per request",
+        why: "tells of elections, joins and refusals, is silent per request, and hears libraries only when they warn",
         empty_default: "",
         is_basic: false,
         kind: Kind::Text(|config| &mut config.log_filter),
