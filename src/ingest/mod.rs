@@ -2,9 +2,12 @@
 
 mod admission;
 mod append;
+mod batcher;
 mod body;
 pub mod ndjson;
 mod reason;
 mod request;
+#[cfg(test)]
+mod testing;
 
 pub use reason::{Field, Reason};
