@@ -185,7 +185,7 @@ impl Queue {
 
     fn has_room(&self) -> bool {
         let span = self.in_flight.first().map_or(0, |oldest| self.sequence - oldest);
-        self.in_flight.len() < IN_FLIGHT_MAX && span < SEQUENCE_SPAN_MAX - 1
+        self.in_flight.len() < IN_FLIGHT_MAX && span < SEQUENCE_SPAN_MAX
     }
 
     /// When the oldest part has waited long enough; `None` if there is none, or no room for its entry.
