@@ -46,24 +46,30 @@ pub struct Estimate {
 }
 
 impl Rollup {
-    /// Puts a rollup together from its stored parts; `None` if they contradict each other.
-    pub fn from_parts(late: u64, sum_ns: u128, min: ResponseTime, max: ResponseTime, values: Values) -> Option<Rollup> {
-        let count = values.count()?;
-        let is_whole = match &values {
-            Values::Exact(exact) => {
-                exact.is_sorted()
-                    && exact.first().copied().unwrap_or_default() == min.0
-                    && exact.last().copied().unwrap_or_default() == max.0
-                    && exact.iter().map(|value| u128::from(*value)).sum::<u128>() == sum_ns
-            }
-            Values::Sketch(_) => {
-                count > EXACT_VALUES_MAX as u64
-                    && min <= max
-                    && (u128::from(min.0) * u128::from(count)..=u128::from(max.0) * u128::from(count)).contains(&sum_ns)
-            }
-        };
-        let is_in_range = max <= ResponseTime::MAX && late <= count;
-        (is_whole && is_in_range).then_some(Rollup { count, late, sum_ns, min, max, values })
+    /// A rollup of these values, ascending, in ns; `None` if they are too many, out of order or too large, or fewer than
+    /// are said to be late.
+    pub fn of_exact(late: u64, values: Vec<u64>) -> Option<Rollup> {
+        let count = values.len() as u64;
+        let (min, max) = (values.first().copied().unwrap_or_default(), values.last().copied().unwrap_or_default());
+        let is_whole =
+            values.len() <= EXACT_VALUES_MAX && values.is_sorted() && max <= ResponseTime::MAX.0 && late <= count;
+        is_whole.then(|| Rollup {
+            count,
+            late,
+            sum_ns: values.iter().map(|value| u128::from(*value)).sum(),
+            min: ResponseTime(min),
+            max: ResponseTime(max),
+            values: Values::Exact(values),
+        })
+    }
+
+    /// A rollup whose values are kept as a sketch; `None` if the numbers contradict each other.
+    pub fn of_sketch(late: u64, sum_ns: u128, min: ResponseTime, max: ResponseTime, sketch: Sketch) -> Option<Rollup> {
+        let count = sketch.count();
+        let sums = u128::from(min.0) * u128::from(count)..=u128::from(max.0) * u128::from(count);
+        let is_whole = count > EXACT_VALUES_MAX as u64 && min <= max && max <= ResponseTime::MAX;
+        let is_whole = is_whole && sums.contains(&sum_ns) && late <= count;
+        is_whole.then_some(Rollup { count, late, sum_ns, min, max, values: Values::Sketch(sketch) })
     }
 
     /// Adds one value.
@@ -210,16 +216,6 @@ impl Estimate {
     }
 }
 
-impl Values {
-    /// How many there are; `None` if an exact list is longer than allowed.
-    fn count(&self) -> Option<u64> {
-        match self {
-            Values::Exact(exact) => (exact.len() <= EXACT_VALUES_MAX).then_some(exact.len() as u64),
-            Values::Sketch(sketch) => Some(sketch.count()),
-        }
-    }
-}
-
 fn sketch_of(values: &[u64], config: &SketchConfig) -> Sketch {
     let mut sketch = Sketch::default();
     values.iter().for_each(|value| sketch.add(ResponseTime(*value), config));
@@ -268,7 +264,10 @@ mod tests {
                 merged.merge(&rollup_of(&values[pair[0]..pair[1]], &config), &config);
             }
             prop_assert_eq!(&merged, &whole);
-            let again = Rollup::from_parts(whole.late(), whole.sum_ns(), whole.min(), whole.max(), whole.values().clone());
+            let again = match whole.values().clone() {
+                Values::Exact(exact) => Rollup::of_exact(whole.late(), exact),
+                Values::Sketch(sketch) => Rollup::of_sketch(whole.late(), whole.sum_ns(), whole.min(), whole.max(), sketch),
+            };
             prop_assert_eq!(again, Some(whole));
         }
 

@@ -29,8 +29,9 @@ const VERSION: u8 = 1;
 const KIND_EVENTS: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
 
-/// Largest entry in bytes. The log takes none that is larger.
-pub const ENTRY_BYTES_MAX: usize = 12 << 20;
+/// Largest entry in bytes: what the log takes. A checkpoint is made at 2 MiB of deltas, and one entry's events
+/// ([`super::BATCH_BYTES_MAX`]) take hardly more as deltas than in their batch, so checkpoints stay below it.
+pub const ENTRY_BYTES_MAX: usize = 8 << 20;
 
 /// An entry of events is closed when its batches have so many bytes: large enough that the cost of an entry is spread
 /// over thousands of events, small enough that the next one follows within milliseconds.

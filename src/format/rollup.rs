@@ -4,8 +4,8 @@
 //! |---|---|---|
 //! | kind | 1 | 0 = exact values, 1 = sketch |
 //! | late | varint | events that came late |
-//! | sum, min, max | varints | ns |
-//! | exact: values | varint, then varints | how many, then each as difference to the one before, ascending, ns |
+//! | exact: values | varint, then varints | how many, then each as difference to the one before, ascending, ns; sum, min and max follow from them |
+//! | sketch: sum, min, max | varints | ns |
 //! | sketch: zeros, bins | varints | values that are zero, number of bins |
 //! | sketch: bin | varints each | key as zigzag difference to the key before (first: to 0), count |
 //!
@@ -50,9 +50,6 @@ impl StoredRollup {
 pub fn put(out: &mut Vec<u8>, rollup: &Rollup) {
     out.push(u8::from(matches!(rollup.values(), Values::Sketch(_))));
     put_varint(out, u128::from(rollup.late()));
-    put_varint(out, rollup.sum_ns());
-    put_varint(out, u128::from(rollup.min().0));
-    put_varint(out, u128::from(rollup.max().0));
     match rollup.values() {
         Values::Exact(values) => {
             put_varint(out, values.len() as u128);
@@ -63,6 +60,9 @@ pub fn put(out: &mut Vec<u8>, rollup: &Rollup) {
             }
         }
         Values::Sketch(sketch) => {
+            put_varint(out, rollup.sum_ns());
+            put_varint(out, u128::from(rollup.min().0));
+            put_varint(out, u128::from(rollup.max().0));
             put_varint(out, u128::from(sketch.zeros()));
             put_varint(out, sketch.bins().count() as u128);
             let mut before = 0;
@@ -77,15 +77,17 @@ pub fn put(out: &mut Vec<u8>, rollup: &Rollup) {
 
 /// Reads a rollup, and checks that its parts fit together.
 pub fn take(reader: &mut Reader<'_>) -> Result<Rollup, Error> {
-    let kind = reader.byte()?;
-    let (late, sum_ns) = (reader.varint()?, reader.varint_128()?);
-    let (min, max) = (ResponseTime(reader.varint()?), ResponseTime(reader.varint()?));
-    let values = match kind {
-        0 => Values::Exact(take_exact(reader)?),
-        1 => Values::Sketch(take_sketch(reader)?),
+    let (kind, late) = (reader.byte()?, reader.varint()?);
+    let rollup = match kind {
+        0 => Rollup::of_exact(late, take_exact(reader)?),
+        1 => {
+            let sum_ns = reader.varint_128()?;
+            let (min, max) = (ResponseTime(reader.varint()?), ResponseTime(reader.varint()?));
+            Rollup::of_sketch(late, sum_ns, min, max, take_sketch(reader)?)
+        }
         _ => return Err(reader.invalid("kind")),
     };
-    Rollup::from_parts(late, sum_ns, min, max, values).ok_or(reader.invalid("combination of numbers"))
+    rollup.ok_or(reader.invalid("combination of numbers"))
 }
 
 fn take_exact(reader: &mut Reader<'_>) -> Result<Vec<u64>, Error> {
