@@ -4,11 +4,33 @@
 //! entries of a partition have one order, the same on every replica; at most one leader per term; a node that restarts
 //! comes back with its identity and its log. It knows bytes, partitions, offsets and terms, never what is inside.
 
+mod cluster;
+mod config;
 pub mod environment;
+mod error;
+mod hosting;
 mod ids;
+pub mod log;
+mod membership;
+mod message;
+mod node;
+mod partition;
+mod raft;
+mod router;
+mod start;
 mod state_machine;
+mod status;
+pub mod transport;
 
+pub use cluster::Cluster;
+pub use config::{Config, PAYLOAD_BYTES_MAX};
+pub use error::Error;
 pub use ids::{ClusterId, GroupId, LogPosition, NodeId, Offset, PartitionId, Term};
+pub use membership::state::SLOTS;
+pub use partition::{AppendError, Appended, ReadError, Replica};
+pub use raft::seed_consensus;
+pub use router::{CallError, Target};
 pub use state_machine::{
     Committed, Durable, Host, Payload, SNAPSHOT_CHUNK_BYTES_MAX, Snapshot, SnapshotChunks, StateMachine,
 };
+pub use status::{NodeStatus, PartitionStatus, Status};

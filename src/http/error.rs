@@ -56,9 +56,10 @@ impl Problem {
     }
 
     /// `400` `bad_parameter`: the parameter `name` (of path, query or header) is at fault.
-    pub fn bad_parameter(name: &'static str, why: impl std::fmt::Display) -> Problem {
+    pub fn bad_parameter(name: impl Into<Cow<'static, str>>, why: impl std::fmt::Display) -> Problem {
+        let name = name.into();
         let mut problem = Problem::new(StatusCode::BAD_REQUEST, "bad_parameter", format!("parameter {name}: {why}"));
-        problem.parameter = Some(Cow::Borrowed(name));
+        problem.parameter = Some(name);
         problem
     }
 

@@ -1,0 +1,159 @@
+//! Which replicas are open on this node: those that the metadata group places here, and those that have not left yet.
+
+use crate::error::Error;
+use crate::membership::steward;
+use crate::node::Node;
+use crate::partition::{self, Replica};
+use crate::{GroupId, NodeId, PartitionId, StateMachine};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep};
+
+/// The first and the longest wait before a lost store is fetched again.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The replicas that are being opened in the background, and where they say that they are done.
+pub struct Opening {
+    partitions: BTreeSet<PartitionId>,
+    done: mpsc::UnboundedSender<PartitionId>,
+    finished: mpsc::UnboundedReceiver<PartitionId>,
+}
+
+/// Opens every replica that is placed on this node. A replica whose store is lost is rebuilt in the background.
+///
+/// `is_founding`: the partitions' groups are new, and this node is their first member.
+pub async fn open_all(node: &Arc<Node>, is_founding: bool) -> Result<Opening, Error> {
+    let (done, finished) = mpsc::unbounded_channel();
+    let mut opening = Opening { partitions: BTreeSet::new(), done, finished };
+    for partition in node.state().placed_on(node.id()) {
+        let machine = open_machine(node, partition).await?;
+        if partition::has_lost_store(&node.context.log.group(partition.into()), &*machine) {
+            if donors(node, partition).is_empty() {
+                return Err(Error::StoreLost { partition });
+            }
+            opening.spawn(node, partition);
+            continue;
+        }
+        let replica = open(node, partition.into(), machine).await?;
+        if is_founding {
+            let initialized = replica.inner.group.initialize().await;
+            initialized.map_err(|source| Error::Open { group: partition.into(), source })?;
+        }
+    }
+    Ok(opening)
+}
+
+/// Opens a group over its machine, and looks after it from then on.
+pub async fn open(node: &Arc<Node>, group: GroupId, machine: Arc<dyn StateMachine>) -> Result<Replica, Error> {
+    let opened = Replica::open(&node.context, group, machine, node.leaderships.clone()).await;
+    let replica = opened.map_err(|source| Error::Open { group, source })?;
+    node.insert_replica(group, replica.clone());
+    node.spawn("tend", steward::tend(node.clone(), replica.clone()));
+    Ok(replica)
+}
+
+/// Keeps to the placement as it changes.
+pub async fn keep(node: Arc<Node>, mut opening: Opening) {
+    let mut states = node.machine.watch();
+    loop {
+        let placed: BTreeSet<PartitionId> = states.borrow_and_update().placed_on(node.id()).into_iter().collect();
+        for partition in &placed {
+            if node.replica_of((*partition).into()).is_none() && !opening.partitions.contains(partition) {
+                opening.spawn(&node, *partition);
+            }
+        }
+        let open = node.replicas().into_iter().filter_map(|replica| replica.inner.group.id().partition());
+        let leaving: Vec<PartitionId> = open.filter(|partition| !placed.contains(partition)).collect();
+        for partition in &leaving {
+            close_if_left(&node, *partition).await;
+        }
+        let interval = node.config().report_interval;
+        tokio::select! {
+            biased;
+            changed = states.changed() => if changed.is_err() { return },
+            Some(partition) = opening.finished.recv() => drop(opening.partitions.remove(&partition)),
+            () = sleep(interval), if !leaving.is_empty() => {}
+        }
+    }
+}
+
+impl Opening {
+    fn spawn(&mut self, node: &Arc<Node>, partition: PartitionId) {
+        self.partitions.insert(partition);
+        let (keeper, done) = (node.clone(), self.done.clone());
+        node.spawn("open", async move {
+            if let Err(error) = open_when_whole(&keeper, partition).await {
+                keeper.environment().tasks.fail(error.to_string());
+            }
+            // The keeper ends with the node.
+            let _ = done.send(partition);
+        });
+    }
+}
+
+/// Opens a replica; fetches its state from another one first if it is lost, for as long as it takes.
+async fn open_when_whole(node: &Arc<Node>, partition: PartitionId) -> Result<(), Error> {
+    let machine = open_machine(node, partition).await?;
+    let group = GroupId::from(partition);
+    let mut wait = RETRY_MIN;
+    while partition::has_lost_store(&node.context.log.group(group), &*machine) {
+        match fetch(node, partition, &machine).await {
+            Ok(()) => tracing::info!(%partition, "a lost store was rebuilt from another replica"),
+            Err(error) => {
+                tracing::warn!(%partition, %error, "this node has lost a partition's store and cannot rebuild it yet");
+                sleep(wait).await;
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        }
+    }
+    open(node, group, machine).await?;
+    Ok(())
+}
+
+async fn fetch(node: &Arc<Node>, partition: PartitionId, machine: &Arc<dyn StateMachine>) -> io::Result<()> {
+    let mut last = io::Error::other("there is no other replica");
+    for donor in donors(node, partition) {
+        match partition::fetch(&node.context, partition.into(), machine, donor).await {
+            Ok(()) => return Ok(()),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn donors(node: &Node, partition: PartitionId) -> Vec<NodeId> {
+    let state = node.state();
+    let holders = state.placement.get(&partition).into_iter().flatten();
+    holders.copied().filter(|holder| *holder != node.id()).collect()
+}
+
+async fn open_machine(node: &Arc<Node>, partition: PartitionId) -> Result<Arc<dyn StateMachine>, Error> {
+    let started = Instant::now();
+    let opened = node.host().open(partition).await;
+    let machine = opened.map_err(|source| Error::Open { group: partition.into(), source })?;
+    tracing::debug!(%partition, elapsed = ?started.elapsed(), "a partition's store is open");
+    Ok(machine)
+}
+
+/// Closes a replica that is placed elsewhere now, once its leader says that this node is no member any more; before that
+/// its vote may still be needed.
+async fn close_if_left(node: &Arc<Node>, partition: PartitionId) {
+    let reports = node.reports.fresh(node.config().alive_timeout);
+    let led = reports.values().flat_map(|report| &report.led).filter(|led| led.partition == partition);
+    let Some(newest) = led.max_by_key(|led| led.term) else { return };
+    if newest.voters.contains(&node.id()) || newest.learners.contains(&node.id()) {
+        return;
+    }
+    let group = GroupId::from(partition);
+    if let Some(replica) = node.take_replica(group) {
+        tracing::info!(%partition, "this node's replica has moved away");
+        replica.close().await;
+        if let Err(error) = node.context.log.group(group).reset().await {
+            tracing::warn!(%partition, %error, "the log of a replica that moved away was not dropped");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The log's settings.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Settings of a node's log.
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    /// Where the segments lie, relative to the data directory.
+    pub directory: PathBuf,
+    /// Size of a segment file. A quarter of it bounds a record. Default 64 MiB: large enough that a new one is begun at
+    /// most a few times a second, small enough to zero-fill ahead of need in a tenth of one.
+    pub segment_bytes: u64,
+    /// Payloads kept in memory for reading, all groups together. Default 32 MiB: what replication and the aggregator read
+    /// is almost always what was just written.
+    pub cache_bytes_max: usize,
+    /// Bytes that may wait for the disk; beyond them appends wait. Default 32 MiB: about 40 ms of a fast disk.
+    pub queue_bytes_max: usize,
+    /// After so long without a write, a mark says that the last write was synced. Default 20 ms.
+    pub mark_after: Duration,
+    /// After so long a full disk is tried again. Default 500 ms.
+    pub retry_after: Duration,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            directory: PathBuf::from("log"),
+            segment_bytes: 64 << 20,
+            cache_bytes_max: 32 << 20,
+            queue_bytes_max: 32 << 20,
+            mark_after: Duration::from_millis(20),
+            retry_after: Duration::from_millis(500),
+        }
+    }
+}

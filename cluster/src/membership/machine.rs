@@ -1,0 +1,177 @@
+//! The metadata group's state machine on this node: [`State`] in memory, and a copy of it in the file `metadata`.
+//!
+//! The file is written after each change, in the background; a restart applies what came after it again from the log.
+
+use super::command::{Command, Outcome};
+use super::file::{self, Kind};
+use super::state::State;
+use crate::environment::Environment;
+use crate::{
+    Committed, Durable, LogPosition, NodeId, Payload, SNAPSHOT_CHUNK_BYTES_MAX, Snapshot, SnapshotChunks, StateMachine,
+    raft,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Notify, watch};
+
+const KIND: Kind = Kind { path: "metadata", magic: *b"HMMD", version: 1 };
+
+/// The content of the file and of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Stored {
+    position: LogPosition,
+    membership: Bytes,
+    state: State,
+}
+
+/// The machine. Shared by the group that feeds it and by everyone who wants to know.
+pub struct Machine {
+    environment: Environment,
+    held: Mutex<Held>,
+    state: watch::Sender<Arc<State>>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Held {
+    applied: Durable,
+    durable: Durable,
+}
+
+/// A command as the log's bytes.
+pub fn encode_command(command: &Command) -> Bytes {
+    raft::encode(command)
+}
+
+/// The outcome out of an append's answer.
+pub fn decode_outcome(answer: &[u8]) -> io::Result<Outcome> {
+    raft::decode(answer)
+}
+
+impl Machine {
+    /// Opens the machine at what its file holds.
+    pub async fn open(environment: &Environment) -> io::Result<Machine> {
+        let stored: Option<Stored> = file::read(environment, KIND).await?;
+        let (durable, state) = match stored {
+            Some(stored) => (durable_of(&stored), stored.state),
+            None => (Durable::default(), State::default()),
+        };
+        Ok(Machine {
+            environment: environment.clone(),
+            held: Mutex::new(Held { applied: durable.clone(), durable }),
+            state: watch::channel(Arc::new(state)).0,
+            changed: Notify::new(),
+        })
+    }
+
+    /// The state now.
+    pub fn state(&self) -> Arc<State> {
+        self.state.borrow().clone()
+    }
+
+    /// The state, whenever it changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<State>> {
+        self.state.subscribe()
+    }
+
+    /// Where a node listens for other nodes, if it is known and has not left.
+    pub fn address(&self, node: NodeId) -> Option<String> {
+        let state = self.state.borrow();
+        state.nodes.get(&node).filter(|node| !node.has_left).map(|node| node.address.cluster.clone())
+    }
+
+    /// Waits until something was applied that the file does not hold, and writes it; then the log may be purged.
+    pub async fn persist_next(&self) -> io::Result<()> {
+        loop {
+            self.changed.notified().await;
+            let stored = self.stored();
+            if let Some(stored) = stored.filter(|stored| self.held().durable != durable_of(stored)) {
+                return self.persist(&stored).await;
+            }
+        }
+    }
+
+    /// What is applied now; `None` before the first entry.
+    fn stored(&self) -> Option<Stored> {
+        let held = self.held();
+        let state = State::clone(&self.state.borrow());
+        let membership = held.applied.membership.clone().unwrap_or_default();
+        held.applied.position.map(|position| Stored { position, membership, state })
+    }
+
+    async fn persist(&self, stored: &Stored) -> io::Result<()> {
+        file::write(&self.environment, KIND, stored).await?;
+        self.held().durable = durable_of(stored);
+        Ok(())
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn durable_of(stored: &Stored) -> Durable {
+    let membership = Some(stored.membership.clone()).filter(|membership| !membership.is_empty());
+    Durable { position: Some(stored.position), membership }
+}
+
+#[async_trait]
+impl StateMachine for Machine {
+    fn durable(&self) -> Durable {
+        self.held().durable.clone()
+    }
+
+    fn apply(&self, entry: Committed) -> io::Result<Bytes> {
+        let mut held = self.held();
+        held.applied.position = Some(entry.position);
+        let answer = match entry.payload {
+            Payload::Blank => Bytes::new(),
+            Payload::Membership(membership) => {
+                held.applied.membership = Some(membership);
+                Bytes::new()
+            }
+            Payload::Data(bytes) => {
+                let command: Command = raft::decode(&bytes)?;
+                let mut state = State::clone(&self.state.borrow());
+                let outcome = state.apply(command);
+                self.state.send_replace(Arc::new(state));
+                raft::encode(&outcome)
+            }
+        };
+        drop(held);
+        self.changed.notify_one();
+        Ok(answer)
+    }
+
+    async fn snapshot(&self) -> io::Result<Snapshot> {
+        let stored = self.stored().ok_or_else(|| io::Error::other("there is no state to capture"))?;
+        let bytes = Bytes::from(file::encode(KIND, &stored));
+        Ok(Snapshot { durable: durable_of(&stored), chunks: Box::new(Chunks(bytes)) })
+    }
+
+    async fn install(&self, _durable: Durable, mut chunks: Box<dyn SnapshotChunks>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        let stored: Stored = file::decode(KIND, &bytes)?;
+        self.persist(&stored).await?;
+        self.held().applied = durable_of(&stored);
+        self.state.send_replace(Arc::new(stored.state));
+        Ok(())
+    }
+}
+
+/// Bytes in memory, chunk by chunk.
+struct Chunks(Bytes);
+
+#[async_trait]
+impl SnapshotChunks for Chunks {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let chunk = self.0.split_to(self.0.len().min(SNAPSHOT_CHUNK_BYTES_MAX));
+        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+    }
+}

@@ -1,0 +1,297 @@
+//! One node: what its rooms share, and where other nodes' requests come in.
+
+use crate::config::Config;
+use crate::environment::Environment;
+use crate::membership::join::{Answer, Ask};
+use crate::membership::machine::{self, Machine};
+use crate::membership::reconcile::CAUGHT_UP_ENTRIES;
+use crate::membership::state::State;
+use crate::partition::{Donors, Leaderships, Replica};
+use crate::status::{LedReport, NodeStatus, PartitionStatus, Report, Reports, Status};
+use crate::transport::{Directory, Handler, Peer, Reply, Request, Response, Transport};
+use crate::{ClusterId, GroupId, Host, NodeId, PartitionId, message, raft};
+use raft::GroupContext;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
+use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+/// How long a member that was asked to let a node in tries to get that decided.
+const JOIN_TIMEOUT: Duration = Duration::from_secs(4);
+
+/// A node of a cluster.
+pub struct Node {
+    pub(crate) cluster: ClusterId,
+    pub(crate) context: GroupContext,
+    pub(crate) machine: Arc<Machine>,
+    pub(crate) leaderships: Leaderships,
+    pub(crate) reports: Reports,
+    host: Arc<dyn Host>,
+    donors: Donors,
+    replicas: RwLock<BTreeMap<GroupId, Replica>>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Node {
+    pub fn new(cluster: ClusterId, context: GroupContext, machine: Arc<Machine>, host: Arc<dyn Host>) -> Node {
+        Node {
+            cluster,
+            context,
+            machine,
+            leaderships: Leaderships::default(),
+            reports: Reports::default(),
+            host,
+            donors: Donors::default(),
+            replicas: RwLock::default(),
+            tasks: Mutex::default(),
+        }
+    }
+
+    pub fn id(&self) -> NodeId {
+        self.context.node
+    }
+
+    pub fn config(&self) -> &Config {
+        &self.context.config
+    }
+
+    pub fn environment(&self) -> &Environment {
+        &self.context.environment
+    }
+
+    pub fn transport(&self) -> &Transport {
+        &self.context.transport
+    }
+
+    pub fn host(&self) -> &Arc<dyn Host> {
+        &self.host
+    }
+
+    pub fn state(&self) -> Arc<State> {
+        self.machine.state()
+    }
+
+    /// Spawns a task that ends with the node.
+    pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let handle = self.environment().tasks.spawn(name, task);
+        self.tasks().push(handle);
+    }
+
+    /// Ends the tasks of this node.
+    pub fn end_tasks(&self) {
+        for task in self.tasks().drain(..) {
+            task.abort();
+        }
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.tasks.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// This node's replica of a group, if it is open.
+    pub fn replica_of(&self, group: GroupId) -> Option<Replica> {
+        self.replicas.read().unwrap_or_else(|poisoned| poisoned.into_inner()).get(&group).cloned()
+    }
+
+    /// All open replicas, the metadata group's among them, by group.
+    pub fn replicas(&self) -> Vec<Replica> {
+        self.replicas.read().unwrap_or_else(|poisoned| poisoned.into_inner()).values().cloned().collect()
+    }
+
+    pub fn insert_replica(&self, group: GroupId, replica: Replica) {
+        self.replicas.write().unwrap_or_else(|poisoned| poisoned.into_inner()).insert(group, replica);
+    }
+
+    pub fn take_replica(&self, group: GroupId) -> Option<Replica> {
+        self.replicas.write().unwrap_or_else(|poisoned| poisoned.into_inner()).remove(&group)
+    }
+
+    /// Whether a node was heard of lately.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        let heard = || self.transport().last_heard(node);
+        node == self.id() || heard().is_some_and(|at| at.elapsed() < self.config().alive_timeout)
+    }
+
+    /// Who leads a group, as far as this node knows.
+    pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
+        if let Some(replica) = self.replica_of(group) {
+            let view = replica.view();
+            if view.leader.is_some() || view.is_member(self.id()) {
+                return view.leader;
+            }
+        }
+        self.reports.leader_of(group.partition()?)
+    }
+
+    /// This node, if it holds a replica; otherwise some node that is alive and should.
+    pub fn replica_holder(&self, partition: PartitionId) -> Option<NodeId> {
+        if self.replica_of(partition.into()).is_some() {
+            return Some(self.id());
+        }
+        let state = self.state();
+        let holders = state.placement.get(&partition)?;
+        holders.iter().copied().find(|node| *node != self.id() && self.is_alive(*node))
+    }
+
+    /// What this node leads now.
+    pub fn report(&self) -> Report {
+        let led = self.replicas().into_iter().filter_map(|replica| self.led_report(&replica)).collect();
+        Report { led, accepts_appends: self.context.log.accepts_appends() }
+    }
+
+    fn led_report(&self, replica: &Replica) -> Option<LedReport> {
+        let partition = replica.inner.group.id().partition()?;
+        let term = replica.leading()?;
+        let view = replica.view();
+        let voters = view.all_voters();
+        let is_ready = |node: &NodeId| view.is_caught_up(*node, CAUGHT_UP_ENTRIES) && self.is_alive(*node);
+        Some(LedReport {
+            partition,
+            term,
+            caught_up: voters.iter().copied().filter(|node| *node == self.id() || is_ready(node)).collect(),
+            voters: voters.into_iter().collect(),
+            learners: view.learners.iter().copied().collect(),
+            committed: view.committed.map(|at| at.offset),
+            applied: view.applied.map(|at| at.offset),
+            log_bytes: replica.inner.group.log().bytes(),
+        })
+    }
+
+    /// The newest reports, this node's own included.
+    pub fn all_reports(&self) -> BTreeMap<NodeId, Report> {
+        let mut reports = self.reports.fresh(self.config().alive_timeout);
+        reports.insert(self.id(), self.report());
+        reports
+    }
+
+    /// The cluster as this node knows it.
+    pub fn status(&self) -> Status {
+        let state = self.state();
+        let reports = self.all_reports();
+        let nodes = state.nodes.iter().filter(|(_, node)| !node.has_left);
+        let nodes = nodes.map(|(id, node)| NodeStatus {
+            id: *id,
+            name: node.address.name.clone(),
+            http_address: node.address.http.clone(),
+            cluster_address: node.address.cluster.clone(),
+            alive: self.is_alive(*id),
+        });
+        let metadata_leader = self.leader_of(GroupId::METADATA).filter(|leader| self.is_alive(*leader));
+        Status {
+            cluster_id: self.cluster,
+            node: self.id(),
+            nodes: nodes.collect(),
+            partitions: state.placement.keys().map(|id| self.partition_status(*id, &reports)).collect(),
+            metadata_leader,
+        }
+    }
+
+    fn partition_status(&self, id: PartitionId, reports: &BTreeMap<NodeId, Report>) -> PartitionStatus {
+        let led = reports.iter().flat_map(|(node, report)| report.led.iter().map(move |led| (*node, led)));
+        let newest = led.filter(|(_, led)| led.partition == id).max_by_key(|(node, led)| (led.term, *node));
+        let here = self.replica_of(id.into());
+        let view = here.as_ref().map(Replica::view);
+        let term = view.as_ref().map(|view| view.term).max(newest.map(|(_, led)| led.term)).unwrap_or_default();
+        // A leader of an older term than the newest heard of leads no more.
+        let newest = newest.filter(|(node, led)| led.term == term && self.is_alive(*node));
+        let here_committed = view.as_ref().and_then(|view| view.committed).map(|at| at.offset);
+        let led_applied = newest.and_then(|(_, led)| led.applied);
+        let here_bytes = here.as_ref().map(|replica| replica.inner.group.log().bytes());
+        PartitionStatus {
+            id,
+            leader: newest.map(|(node, _)| node),
+            replicas: newest.map(|(_, led)| led.caught_up.clone()).unwrap_or_default(),
+            learners: newest.map(|(_, led)| led.learners.clone()).unwrap_or_default(),
+            term,
+            commit_offset: here_committed.max(newest.and_then(|(_, led)| led.committed)),
+            applied_offset: view.as_ref().map_or(led_applied, |view| view.applied.map(|at| at.offset)),
+            log_bytes: here_bytes.or(newest.map(|(_, led)| led.log_bytes)).unwrap_or(0),
+        }
+    }
+
+    async fn serve_join(self: Arc<Self>, request: Request, reply: Reply) {
+        let Ok(ask) = raft::decode::<Ask>(&request.header) else { return };
+        let answer = match ask.command(self.cluster) {
+            None => Answer::Refused,
+            Some(command) => {
+                let deadline = Instant::now() + JOIN_TIMEOUT;
+                match self.append(GroupId::METADATA, machine::encode_command(&command), deadline).await {
+                    Ok(appended) => machine::decode_outcome(&appended.answer).map_or(Answer::NotNow, Answer::of),
+                    Err(_) => Answer::NotNow,
+                }
+            }
+        };
+        reply.send(Response { header: raft::encode(&answer), body: Vec::new() });
+    }
+
+    fn serve_fetch(self: &Arc<Self>, from: NodeId, request: Request, reply: Reply) {
+        let Some(replica) = self.replica_of(request.group) else { return };
+        let donors = self.donors.clone();
+        self.environment().tasks.spawn("give-snapshot", async move {
+            donors.serve(from, request, replica.inner.machine.clone(), reply).await;
+        });
+    }
+
+    fn accept(self: &Arc<Self>, from: Peer, request: Request, reply: Reply) {
+        let (node, tasks) = (self.clone(), &self.environment().tasks);
+        match (request.kind, from) {
+            (message::JOIN, _) => drop(tasks.spawn("join", node.serve_join(request, reply))),
+            (_, Peer::Stranger) => {}
+            (message::FORWARD | message::CALL, _) => drop(tasks.spawn("forward", node.serve_forwarded(request, reply))),
+            (message::REPORT, Peer::Node(from)) => {
+                if let Ok(report) = raft::decode(&request.header) {
+                    self.reports.insert(from, report);
+                    reply.send(Response::default());
+                }
+            }
+            (message::HAND_OVER, _) => drop(tasks.spawn("hand-over", node.serve_hand_over(request, reply))),
+            (message::FETCH_SNAPSHOT, Peer::Node(from)) => self.serve_fetch(from, request, reply),
+            (_, Peer::Node(from)) => {
+                // Without a replica the reply is dropped: the sender learns that it was not answered.
+                if let Some(replica) = self.replica_of(request.group) {
+                    replica.inner.group.accept(from, request, reply);
+                }
+            }
+        }
+    }
+}
+
+/// The node's door for the transport, which is there before the node is and must not keep it alive.
+#[derive(Default)]
+pub struct Door {
+    node: OnceLock<Weak<Node>>,
+    machine: OnceLock<Weak<Machine>>,
+}
+
+impl Door {
+    /// Opens the door: addresses are known from now on.
+    pub fn know(&self, machine: &Arc<Machine>) {
+        // Set once, at the start of the only node behind this door.
+        let _ = self.machine.set(Arc::downgrade(machine));
+    }
+
+    /// Requests are taken from now on.
+    pub fn open(&self, node: &Arc<Node>) {
+        // Set once, at the start of the only node behind this door.
+        let _ = self.node.set(Arc::downgrade(node));
+    }
+}
+
+impl Handler for Door {
+    fn accept(&self, from: Peer, request: Request, reply: Reply) {
+        if let Some(node) = self.node.get().and_then(Weak::upgrade) {
+            node.accept(from, request, reply);
+        }
+    }
+
+    fn serves_strangers(&self, kind: u8) -> bool {
+        kind == message::JOIN
+    }
+}
+
+impl Directory for Door {
+    fn address(&self, node: NodeId) -> Option<String> {
+        self.machine.get().and_then(Weak::upgrade)?.address(node)
+    }
+}

@@ -1,0 +1,186 @@
+//! One replica of one partition: what this node does with it as leader and as follower.
+//!
+//! - **Invariant**: a leadership is published only after the leader's own first entry is applied, so that everything that
+//!   was ever acknowledged is applied here before anyone is served.
+//! - **Invariant**: the log is purged only up to what the state machine holds durably.
+//! - A replica's tasks end with it ([`Replica::close`]); a group that stops by itself stops the node.
+
+mod append;
+mod leaderships;
+mod read_barrier;
+mod rebuild;
+mod tail;
+
+pub use append::{AppendError, Appended};
+pub use read_barrier::ReadError;
+
+pub(crate) use append::Refusal;
+pub(crate) use leaderships::Leaderships;
+pub(crate) use rebuild::{Donors, fetch, has_lost_store};
+use crate::raft::{Group, GroupContext, View};
+use crate::{GroupId, NodeId, Offset, PartitionId, StateMachine, Term};
+use read_barrier::Barrier;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+
+/// Appends under way are counted in units of so many bytes.
+const CREDIT_BYTES: usize = 1024;
+
+/// While a snapshot is on its way, a purge is tried again after so long.
+const PURGE_RETRY: Duration = Duration::from_secs(1);
+
+/// A partition's replica on this node. Cheap to clone.
+#[derive(Clone)]
+pub struct Replica {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) context: GroupContext,
+    pub(crate) group: Group,
+    pub(crate) machine: Arc<dyn StateMachine>,
+    leaderships: Leaderships,
+    credit: Arc<Semaphore>,
+    barriers: mpsc::Sender<Barrier>,
+    durable_moved: Notify,
+    is_closing: AtomicBool,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Replica {
+    /// Opens the replica of a group over `machine`.
+    pub(crate) async fn open(
+        context: &GroupContext,
+        group: GroupId,
+        machine: Arc<dyn StateMachine>,
+        leaderships: Leaderships,
+    ) -> io::Result<Replica> {
+        let group = Group::open(context, group, machine.clone()).await?;
+        let (barriers, requests) = mpsc::channel(read_barrier::WAITING_MAX);
+        let inner = Arc::new(Inner {
+            context: context.clone(),
+            group,
+            machine,
+            leaderships,
+            credit: Arc::new(Semaphore::new(context.config.append_bytes_in_flight_max.div_ceil(CREDIT_BYTES))),
+            barriers,
+            durable_moved: Notify::new(),
+            is_closing: AtomicBool::new(false),
+            tasks: Mutex::default(),
+        });
+        let tasks = &context.environment.tasks;
+        let handles = vec![
+            tasks.spawn("leadership", watch_leadership(inner.clone())),
+            tasks.spawn("read-barrier", read_barrier::run(inner.clone(), requests)),
+            tasks.spawn("purge", purge(inner.clone())),
+        ];
+        *lock(&inner.tasks) = handles;
+        inner.durable_moved.notify_one();
+        Ok(Replica { inner })
+    }
+
+    /// Which partition this is.
+    pub fn partition(&self) -> PartitionId {
+        self.inner.group.id().partition().expect("only partitions' replicas leave this crate")
+    }
+
+    /// How far this replica has applied; `None` before the first entry. Moves with each entry.
+    pub fn applied(&self) -> watch::Receiver<Option<Offset>> {
+        self.inner.group.applied()
+    }
+
+    /// The term this node leads in and may serve, if it does.
+    pub fn leading(&self) -> Option<Term> {
+        self.inner.leaderships.of(self.inner.group.id())
+    }
+
+    /// Says that [`StateMachine::durable`] has moved: the log up to there may be purged.
+    pub fn durable_moved(&self) {
+        self.inner.durable_moved.notify_one();
+    }
+
+    pub(crate) fn view(&self) -> View {
+        self.inner.group.view()
+    }
+
+    /// Stops taking part; what was acknowledged stays in the log.
+    pub(crate) async fn close(&self) {
+        self.inner.is_closing.store(true, Ordering::Release);
+        for task in lock(&self.inner.tasks).drain(..) {
+            task.abort();
+        }
+        self.inner.publish(None);
+        self.inner.group.shutdown().await;
+    }
+}
+
+impl Inner {
+    fn publish(&self, term: Option<Term>) {
+        self.leaderships.publish(self.group.id(), term);
+    }
+}
+
+/// The term in which `node` may serve: it leads, and has applied an entry of this very leadership.
+fn may_serve(view: &View, node: NodeId) -> Option<Term> {
+    let own = view.applied.filter(|applied| applied.term == view.term && applied.leader == node);
+    own.filter(|_| view.is_leader).map(|applied| applied.term)
+}
+
+async fn watch_leadership(inner: Arc<Inner>) {
+    let mut changes = inner.group.changes();
+    loop {
+        let view = inner.group.view();
+        inner.publish(may_serve(&view, inner.context.node));
+        let has_ended = view.failure.is_some() || !changes.next().await;
+        if !has_ended {
+            continue;
+        }
+        inner.publish(None);
+        if !inner.is_closing.load(Ordering::Acquire) {
+            let reason = inner.group.view().failure.unwrap_or_else(|| "its task ended".to_owned());
+            inner.context.environment.tasks.fail(format!("group {} has stopped: {reason}", inner.group.id()));
+        }
+        return;
+    }
+}
+
+async fn purge(inner: Arc<Inner>) {
+    loop {
+        inner.durable_moved.notified().await;
+        while inner.group.is_sending_snapshot() {
+            tokio::time::sleep(PURGE_RETRY).await;
+        }
+        let Some(durable) = inner.machine.durable().position else { continue };
+        if let Err(error) = inner.group.purge(durable, inner.context.config.log_entries_kept).await {
+            tracing::debug!(group = %inner.group.id(), %error, "the log was not purged");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::LogPosition;
+
+    fn view(is_leader: bool, applied: (u64, u64)) -> View {
+        let applied = LogPosition { term: Term(applied.0), leader: NodeId(applied.1), offset: Offset(9) };
+        View { is_leader, term: Term(3), applied: Some(applied), ..View::default() }
+    }
+
+    #[test]
+    fn a_leader_serves_only_after_an_entry_of_its_own_leadership_is_applied() {
+        assert_eq!(may_serve(&view(true, (3, 1)), NodeId(1)), Some(Term(3)));
+        assert_eq!(may_serve(&view(true, (2, 1)), NodeId(1)), None, "an older term of its own");
+        assert_eq!(may_serve(&view(true, (3, 2)), NodeId(1)), None, "another leader of the same term");
+        assert_eq!(may_serve(&view(false, (3, 1)), NodeId(1)), None, "no longer leading");
+        assert_eq!(may_serve(&View { applied: None, ..view(true, (3, 1)) }, NodeId(1)), None);
+    }
+}

@@ -1,0 +1,171 @@
+//! openraft's state machine over the product's.
+//!
+//! What openraft calls applied is what the product's machine has applied; after a restart that is what it holds durably,
+//! and the log gives it the rest again. A "snapshot" that openraft builds is only the statement how far the durable state
+//! reaches (it lets the log be purged); the bytes of a state are captured when another replica needs them.
+
+use super::types::{Answer, Entry, LogId, Members, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position};
+use crate::environment::Tasks;
+use crate::{Committed, Durable, GroupId, LogPosition, Offset, Payload, SnapshotChunks, StateMachine};
+use futures::{Stream, TryStreamExt};
+use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::watch;
+
+/// The bytes of a snapshot, or nothing where openraft only asks how far it reaches.
+pub struct SnapshotData(pub Option<Box<dyn SnapshotChunks>>);
+
+/// A group's state machine as openraft wants it. Cheap to clone.
+#[derive(Clone)]
+pub struct Applier {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    group: GroupId,
+    machine: Arc<dyn StateMachine>,
+    tasks: Tasks,
+    applied: watch::Sender<Option<Offset>>,
+    state: Mutex<State>,
+    /// While openraft recovers, which asks for the current snapshot several times, none is captured.
+    is_opening: AtomicBool,
+}
+
+/// What openraft asks back: the last entry applied, and the newest members.
+struct State {
+    applied: Option<LogPosition>,
+    members: Members,
+}
+
+impl Applier {
+    /// `machine` at its durable state.
+    pub fn new(group: GroupId, machine: Arc<dyn StateMachine>, tasks: Tasks) -> io::Result<Applier> {
+        let durable = machine.durable();
+        let state = Mutex::new(State { applied: durable.position, members: members_of(group, &durable)? });
+        let applied = watch::channel(durable.position.map(|position| position.offset)).0;
+        let is_opening = AtomicBool::new(false);
+        Ok(Applier { shared: Arc::new(Shared { group, machine, tasks, applied, state, is_opening }) })
+    }
+
+    /// Whether openraft is still recovering from this machine.
+    pub fn set_opening(&self, is_opening: bool) {
+        self.shared.is_opening.store(is_opening, Ordering::Relaxed);
+    }
+
+    /// How far the machine has applied; moves with each entry.
+    pub fn applied(&self) -> watch::Receiver<Option<Offset>> {
+        self.shared.applied.subscribe()
+    }
+
+    fn meta(&self, durable: &Durable) -> io::Result<SnapshotMeta> {
+        let last_membership = members_of(self.shared.group, durable)?.stored()?;
+        Ok(SnapshotMeta { last_log_id: durable.position.map(log_id), last_membership })
+    }
+
+    fn apply_one(&self, entry: Entry) -> io::Result<Answer> {
+        let at = position(&entry.log_id);
+        let payload = match entry.payload {
+            EntryPayload::Blank => Payload::Blank,
+            EntryPayload::Normal(data) => Payload::Data(data.0),
+            EntryPayload::Membership(membership) => {
+                let members = Members::new(Some(at), &membership);
+                let bytes = members.encode();
+                self.state().members = members;
+                Payload::Membership(bytes)
+            }
+        };
+        let answer = self.shared.machine.apply(Committed { position: at, payload }).map_err(|error| {
+            let reason = format!("group {}: applying entry {at} failed: {error}", self.shared.group);
+            self.shared.tasks.fail(reason);
+            error
+        })?;
+        self.state().applied = Some(at);
+        self.shared.applied.send_replace(Some(at.offset));
+        Ok(Answer(answer))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// The members that travel with a durable state.
+fn members_of(group: GroupId, durable: &Durable) -> io::Result<Members> {
+    match (&durable.position, &durable.membership) {
+        (_, Some(bytes)) => Members::decode(bytes),
+        (None, None) => Ok(Members::default()),
+        (Some(at), None) => {
+            let reason = format!("group {group}: the state at {at} has lost its membership");
+            Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+        }
+    }
+}
+
+impl RaftSnapshotBuilder<TypeConfig> for Applier {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snapshot> {
+        let meta = self.meta(&self.shared.machine.durable())?;
+        Ok(Snapshot { meta, snapshot: SnapshotData(None) })
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Applier {
+    type SnapshotData = SnapshotData;
+    type SnapshotBuilder = Applier;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let state = self.state();
+        Ok((state.applied.map(log_id), state.members.stored()?))
+    }
+
+    async fn apply<S>(&mut self, mut entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
+    {
+        while let Some((entry, responder)) = entries.try_next().await? {
+            let answer = self.apply_one(entry)?;
+            if let Some(responder) = responder {
+                responder.send(answer);
+            }
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Applier {
+        self.clone()
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, snapshot: SnapshotData) -> io::Result<()> {
+        let Some(chunks) = snapshot.0 else {
+            return Err(io::Error::other("a snapshot without bytes cannot be installed"));
+        };
+        let members = Members::of_stored(&meta.last_membership);
+        let at = meta.last_log_id.as_ref().map(position);
+        let durable = Durable { position: at, membership: Some(members.encode()) };
+        self.shared.machine.install(durable, chunks).await.map_err(|error| {
+            self.shared.tasks.fail(format!("group {}: installing a snapshot failed: {error}", self.shared.group));
+            error
+        })?;
+        *self.state() = State { applied: at, members };
+        self.shared.applied.send_replace(at.map(|at| at.offset));
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snapshot>> {
+        if self.shared.is_opening.load(Ordering::Relaxed) {
+            let durable = self.shared.machine.durable();
+            let meta = self.meta(&durable)?;
+            return Ok(durable.position.map(|_| Snapshot { meta, snapshot: SnapshotData(None) }));
+        }
+        if self.shared.machine.durable().position.is_none() {
+            return Ok(None);
+        }
+        let captured = self.shared.machine.snapshot().await?;
+        let meta = self.meta(&captured.durable)?;
+        Ok(Some(Snapshot { meta, snapshot: SnapshotData(Some(captured.chunks)) }))
+    }
+}

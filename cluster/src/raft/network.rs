@@ -1,0 +1,239 @@
+//! openraft's network over the transport: one client for each follower of each group this node leads.
+//!
+//! - Heartbeats, votes and handovers take the control lane; entries and snapshots the bulk lane, so that they never delay
+//!   a heartbeat.
+//! - Appends are pipelined: up to [`APPENDS_IN_FLIGHT`] requests are under way, answered in order.
+//! - An append's deadline is how long a stream may stand still, not the heartbeat interval: a follower whose fsync takes a
+//!   moment must not be cut off. A missed deadline drops the connection, which is what a dead one needs.
+
+use super::applier::SnapshotData;
+use super::types::{Ballot, Snapshot, TypeConfig, Vote, log_id, position};
+use super::wire::{self, Appended, SnapshotAnswer, SnapshotStep, Transfer, VoteAnswer};
+use crate::environment::Entropy;
+use crate::transport::{CallError, Lane, Pending, Request, Response, Transport};
+use crate::{GroupId, NodeId, message};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::{BoxStream, StreamExt};
+use futures::{FutureExt, Stream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use openraft::{EmptyNode, OptionalSend};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Append requests that may be under way to one follower of one group: enough to keep network and disk of the follower
+/// busy at once (2 to 8 made no difference beyond that when measured), few enough to bound what a broken stream resends.
+const APPENDS_IN_FLIGHT: usize = 8;
+
+type Error = RPCError<TypeConfig>;
+
+/// Makes the clients of one group.
+#[derive(Clone)]
+pub struct Network {
+    pub group: GroupId,
+    pub transport: Transport,
+    pub entropy: Arc<dyn Entropy>,
+    /// How long a request may stay without an answer before its connection counts as dead.
+    pub stall_timeout: Duration,
+    /// How long a follower may take to install a snapshot it has received.
+    pub install_timeout: Duration,
+    /// Snapshots under way from this node: while there are any, the log they connect to is not purged.
+    pub sending: Arc<AtomicUsize>,
+}
+
+/// Talks to one member of one group.
+pub struct Client {
+    network: Network,
+    target: NodeId,
+    is_heartbeat: bool,
+}
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Client;
+
+    async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Client {
+        Client { network: self.clone(), target: NodeId(target), is_heartbeat: false }
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, _: &EmptyNode) -> Client {
+        Client { network: self.clone(), target: NodeId(target), is_heartbeat: true }
+    }
+}
+
+impl Client {
+    fn send(&self, lane: Lane, kind: u8, header: Bytes, body: Vec<Bytes>, timeout: Duration) -> Pending {
+        let request = Request { kind, group: self.network.group, header, body };
+        self.network.transport.send(self.target, lane, request, Instant::now() + timeout)
+    }
+
+    async fn ask<Q: Serialize, A: DeserializeOwned>(&self, kind: u8, question: &Q) -> Result<A, Error> {
+        let timeout = self.network.stall_timeout;
+        let response = self.send(Lane::Control, kind, wire::encode(question), Vec::new(), timeout).await;
+        answer(response)
+    }
+
+    fn append(&self, request: &AppendEntriesRequest<TypeConfig>) -> BoxFuture<'static, Result<Appended, Error>> {
+        let (append, body) = wire::split_append(request);
+        let (lane, kind) = match self.is_heartbeat {
+            true => (Lane::Control, message::HEARTBEAT),
+            false => (Lane::Bulk, message::APPEND),
+        };
+        let pending = self.send(lane, kind, wire::encode(&append), body, self.network.stall_timeout);
+        pending.map(answer).boxed()
+    }
+
+    async fn snapshot_step(&self, step: &SnapshotStep, body: Vec<Bytes>, timeout: Duration) -> StepResult {
+        let response = self.send(Lane::Bulk, message::SNAPSHOT, wire::encode(step), body, timeout).await;
+        answer(response).map_err(streaming)
+    }
+
+    async fn send_snapshot(&self, vote: Vote, snapshot: Snapshot) -> Result<Vote, StreamingError<TypeConfig>> {
+        let _sending = Sending::start(&self.network.sending);
+        let transfer = self.network.entropy.next_u64();
+        let (Some(last), SnapshotData(Some(mut chunks))) = (snapshot.meta.last_log_id, snapshot.snapshot) else {
+            return Err(streaming(unreachable(&io::Error::other("there is no snapshot to send"))));
+        };
+        let members = super::types::Members::of_stored(&snapshot.meta.last_membership);
+        let begin = SnapshotStep::Begin { transfer, vote: Ballot::from(&vote), last: position(&last), members };
+        let timeout = self.network.stall_timeout;
+        let mut answer = self.snapshot_step(&begin, Vec::new(), timeout).await?;
+        let mut sequence = 0;
+        while let SnapshotAnswer::Received = answer {
+            let Some(chunk) = chunks.next().await.map_err(|error| streaming(unreachable(&error)))? else { break };
+            answer = self.snapshot_step(&SnapshotStep::Chunk { transfer, sequence }, vec![chunk], timeout).await?;
+            sequence += 1;
+        }
+        if let SnapshotAnswer::Received = answer {
+            let end = SnapshotStep::End { transfer, chunks: sequence };
+            answer = self.snapshot_step(&end, Vec::new(), self.network.install_timeout).await?;
+        }
+        match answer {
+            SnapshotAnswer::Installed(vote) => Ok(vote.into()),
+            _ => Err(streaming(unreachable(&io::Error::other("the follower lost the snapshot")))),
+        }
+    }
+}
+
+/// Counts a snapshot as under way until it is dropped.
+struct Sending(Arc<AtomicUsize>);
+
+impl Sending {
+    fn start(count: &Arc<AtomicUsize>) -> Sending {
+        count.fetch_add(1, Ordering::Relaxed);
+        Sending(count.clone())
+    }
+}
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+type StepResult = Result<SnapshotAnswer, StreamingError<TypeConfig>>;
+
+impl RaftNetworkV2<TypeConfig> for Client {
+    type SnapshotData = SnapshotData;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<AppendEntriesResponse<TypeConfig>, Error> {
+        stream_result(self.append(&request).await?).map(AppendEntriesResponse::from)
+    }
+
+    fn stream_append<'s, S>(&'s mut self, requests: S, _: RPCOption) -> AppendStream<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        // `append` sends at once, in the order of the input; `buffered` awaits the answers in that order.
+        let client: &'s Client = self;
+        let answers = requests.map(move |request| client.append(&request)).buffered(APPENDS_IN_FLIGHT);
+        let results = answers.map(|answer| answer.and_then(stream_result));
+        async move { Ok(results.boxed()) }.boxed()
+    }
+
+    async fn vote(&mut self, request: VoteRequest<TypeConfig>, _: RPCOption) -> Result<VoteResponse<TypeConfig>, Error> {
+        let answer: VoteAnswer = self.ask(message::VOTE, &wire::VoteRequest::from(&request)).await?;
+        Ok(answer.into())
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Error> {
+        let answer: VoteAnswer = self.ask(message::PRE_VOTE, &wire::VoteRequest::from(&request)).await?;
+        Ok(answer.into())
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, Error> {
+        let from = Ballot::from(request.from_leader());
+        let transfer = Transfer { from, to: *request.to_node_id(), last: request.last_log_id().map(position) };
+        // Whether it took is seen by who leads next; a refusal only means that the election timeout decides.
+        let () = self.ask(message::TRANSFER, &transfer).await?;
+        Ok(Ok(()))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Vote,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _: RPCOption,
+    ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        tokio::select! {
+            biased;
+            closed = cancel => Err(StreamingError::Closed(closed)),
+            vote = self.send_snapshot(vote, snapshot) => vote.map(SnapshotResponse::new),
+        }
+    }
+}
+
+type AppendStream<'s> = BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<TypeConfig>, Error>>, Error>>;
+
+/// openraft's view of a follower's answer.
+fn stream_result(answer: Appended) -> Result<StreamAppendResult<TypeConfig>, Error> {
+    match answer {
+        Appended::Matches(at) => Ok(Ok(at.map(log_id))),
+        Appended::Conflict(at) => Ok(Err(StreamAppendError::Conflict(log_id(at)))),
+        Appended::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote.into()))),
+        Appended::Aborted => {
+            let reason = io::Error::other("the follower's stream broke");
+            Err(RPCError::Network(NetworkError::new(&reason)))
+        }
+    }
+}
+
+fn answer<A: DeserializeOwned>(response: Result<Response, CallError>) -> Result<A, Error> {
+    let response = response.map_err(|error| unreachable(&error))?;
+    wire::decode(&response.header).map_err(|error| RPCError::Network(NetworkError::new(&error)))
+}
+
+fn unreachable<E: std::error::Error + Send + Sync + 'static>(error: &E) -> Error {
+    RPCError::Unreachable(Unreachable::new(error))
+}
+
+fn streaming(error: Error) -> StreamingError<TypeConfig> {
+    match error {
+        RPCError::Timeout(timeout) => StreamingError::Timeout(timeout),
+        RPCError::Unreachable(unreachable) => StreamingError::Unreachable(unreachable),
+        RPCError::Network(network) => StreamingError::Network(network),
+        RPCError::RemoteError(error) => StreamingError::Unreachable(Unreachable::new(&error)),
+    }
+}

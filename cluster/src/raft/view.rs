@@ -1,0 +1,71 @@
+//! What a node knows of a group at one moment, in the cluster's own words.
+
+use super::types::{TypeConfig, position};
+use crate::{LogPosition, NodeId, Offset, Term};
+use openraft::{RaftMetrics, ServerState};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A group as one of its members sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    /// Whether this node leads, as far as it knows.
+    pub is_leader: bool,
+    /// The newest term it has heard of.
+    pub term: Term,
+    /// Who leads, as far as it knows.
+    pub leader: Option<NodeId>,
+    /// The sets of voters: one, two while a change is under way, none before the group knows its members.
+    pub voters: Vec<BTreeSet<NodeId>>,
+    /// Members without a vote.
+    pub learners: BTreeSet<NodeId>,
+    /// Whether the newest membership is committed.
+    pub is_membership_committed: bool,
+    /// The last entry in this node's log.
+    pub last: Option<Offset>,
+    /// What this node knows to be committed.
+    pub committed: Option<LogPosition>,
+    /// What this node has applied.
+    pub applied: Option<LogPosition>,
+    /// As a leader: how far each member's log matches, itself included.
+    pub matched: BTreeMap<NodeId, Option<Offset>>,
+    /// Why the group has stopped, if it has.
+    pub failure: Option<String>,
+}
+
+impl View {
+    pub(super) fn of(metrics: &RaftMetrics<TypeConfig>) -> View {
+        let membership = metrics.membership_config.membership();
+        let voters = membership.get_joint_config().iter();
+        let matched = metrics.replication.iter().flatten();
+        View {
+            is_leader: metrics.state == ServerState::Leader,
+            term: Term(metrics.current_term),
+            leader: metrics.current_leader.map(NodeId),
+            voters: voters.map(|set| set.iter().map(|id| NodeId(*id)).collect()).collect(),
+            learners: membership.learner_ids().map(NodeId).collect(),
+            is_membership_committed: metrics.membership_config == metrics.committed_membership_config,
+            last: metrics.last_log_index.map(Offset),
+            committed: metrics.local_committed.as_ref().map(position),
+            applied: metrics.last_applied.as_ref().map(position),
+            matched: matched.map(|(id, at)| (NodeId(*id), at.as_ref().map(|at| Offset(at.index)))).collect(),
+            failure: metrics.running_state.as_ref().err().map(ToString::to_string),
+        }
+    }
+
+    /// All voters, of both sets while a change is under way.
+    pub fn all_voters(&self) -> BTreeSet<NodeId> {
+        self.voters.iter().flatten().copied().collect()
+    }
+
+    /// Whether a member of the group, voting or learning.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.learners.contains(&node) || self.voters.iter().any(|set| set.contains(&node))
+    }
+
+    /// As a leader: whether a member's log is within `entries` of the last entry.
+    pub fn is_caught_up(&self, node: NodeId, entries: u64) -> bool {
+        let last = self.last.map_or(0, |last| last.0 + 1);
+        let matched = self.matched.get(&node).copied().flatten().map_or(0, |at| at.0 + 1);
+        matched + entries >= last
+    }
+}

@@ -1,0 +1,311 @@
+//! Nodes over real sockets and files: append anywhere, grow, fail, come back, rebuild.
+
+#![allow(clippy::disallowed_methods, reason = "the tests are outside of the simulated world")]
+
+mod support;
+
+use bytes::Bytes;
+use cluster::{Error, PartitionId, Target};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use support::{Counts, Node, Place, agree, append, eventually, fully_replicated};
+
+fn three_nodes() -> (Vec<Place>, Vec<Node>) {
+    let first = Place::new(&[]);
+    let (second, third) = (Place::new(&[&first]), Place::new(&[&first]));
+    let nodes = vec![first.start(), second.start(), third.start()];
+    nodes.iter().for_each(|node| fully_replicated(node, 3));
+    (vec![first, second, third], nodes)
+}
+
+#[test]
+fn a_single_node_keeps_what_it_acknowledged_through_a_kill() {
+    let place = Place::new(&[]);
+    let node = place.start();
+    let offsets: Vec<u64> = (0..20).map(|number| node.append(0, number).unwrap().offset.0).collect();
+    assert!(offsets.windows(2).all(|pair| pair[1] == pair[0] + 1), "{offsets:?}");
+    let before = node.toy(0).state();
+    let (cluster_id, settings) = (node.cluster.cluster_id(), node.cluster.settings());
+    node.kill();
+
+    let node = place.start();
+    assert_eq!((node.cluster.cluster_id(), node.cluster.settings()), (cluster_id, settings));
+    let appended = node.append(0, 99).unwrap();
+    assert!(appended.offset.0 > offsets[19]);
+    assert_eq!(appended.answer[..], 1u64.to_le_bytes());
+    let after = node.toy(0).state();
+    assert!(before.numbers.iter().all(|(number, count)| after.numbers[number] == *count));
+    assert_eq!(after.numbers.len(), before.numbers.len() + 1);
+}
+
+#[test]
+fn a_single_node_starts_again_from_what_is_durable_and_a_purged_log() {
+    let place = Place::new(&[]);
+    let node = place.start();
+    (0..300).for_each(|number| drop(node.append(0, number).unwrap()));
+    flush_and_purge(&node, 0);
+    node.append(0, 1000).unwrap();
+    let before = node.toy(0).state();
+    node.kill();
+
+    let node = place.start();
+    node.append(0, 1001).unwrap();
+    let mut after = node.toy(0).state().numbers;
+    assert_eq!(after.remove(&1001), Some(1));
+    assert_eq!(after, before.numbers);
+}
+
+/// Makes a replica's state durable and waits until its log no longer begins at the beginning.
+fn flush_and_purge(node: &Node, partition: u16) {
+    node.toy(partition).flush();
+    let replica = node.cluster.replica(PartitionId(partition)).unwrap();
+    replica.durable_moved();
+    eventually("the log is purged", || match node.block_on(replica.tail(cluster::Offset(0), 1)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => Err(other.map(|entries| entries.len())),
+    });
+}
+
+#[test]
+fn three_nodes_agree_on_what_was_appended_at_any_of_them() {
+    let (_places, nodes) = three_nodes();
+    for number in 0..60u64 {
+        let node = &nodes[number as usize % 3];
+        node.append(number as u16 % 6, number).unwrap();
+    }
+    agree(&nodes.iter().collect::<Vec<_>>());
+    let total: usize = (0..6).map(|partition| nodes[2].toy(partition).state().numbers.len()).sum();
+    assert_eq!(total, 60);
+}
+
+#[test]
+fn leaders_spread_over_the_nodes() {
+    let (_places, nodes) = three_nodes();
+    eventually("each node leads two partitions", || {
+        let led: Vec<usize> = nodes.iter().map(|node| node.cluster.leaderships().borrow().len()).collect();
+        if led == [2, 2, 2] { Ok(()) } else { Err(led) }
+    });
+}
+
+#[test]
+fn calls_are_served_at_the_leader_and_locally_from_any_node() {
+    let (_places, nodes) = three_nodes();
+    for node in &nodes {
+        for target in [Target::Leader, Target::Local] {
+            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+            let call = node.cluster.call(PartitionId(4), target, Bytes::from_static(b"ping"), deadline);
+            assert_eq!(node.block_on(call).unwrap(), "4:ping");
+        }
+    }
+}
+
+#[test]
+fn a_killed_leader_is_replaced_and_catches_up_when_it_comes_back() {
+    let (places, mut nodes) = three_nodes();
+    (0..30).for_each(|number| drop(nodes[0].append(0, number).unwrap()));
+    let leader = eventual_leader(&nodes, 0);
+    let killed = nodes.remove(leader);
+    killed.kill();
+    let start = Instant::now();
+    nodes[0].append(0, 100).unwrap();
+    let failover = start.elapsed();
+    assert!(failover < Duration::from_secs(5), "took {failover:?}");
+    println!("failover took {failover:?}");
+    (101..130).for_each(|number| drop(nodes[1].append(0, number).unwrap()));
+
+    nodes.insert(leader, places[leader].start());
+    agree(&nodes.iter().collect::<Vec<_>>());
+    assert_eq!(nodes[leader].toy(0).state().numbers.len(), 60);
+}
+
+fn eventual_leader(nodes: &[Node], partition: u16) -> usize {
+    let mut leader = None;
+    eventually("there is a leader", || {
+        leader = nodes.iter().position(|node| node.leads(partition));
+        leader.map(|_| ()).ok_or("no leader")
+    });
+    leader.unwrap()
+}
+
+#[test]
+fn a_leader_that_shuts_down_hands_over_at_once() {
+    let (_places, mut nodes) = three_nodes();
+    (0..6).for_each(|partition| drop(nodes[1].append(partition, 1).unwrap()));
+    let leaving = nodes.remove(0);
+    leaving.shut_down();
+    let start = Instant::now();
+    (0..6).for_each(|partition| drop(nodes[1].append(partition, 2).unwrap()));
+    let handover = start.elapsed();
+    println!("handover took {handover:?}");
+    assert!(handover < Duration::from_millis(1500), "took {handover:?}, as long as an election");
+}
+
+#[test]
+fn reads_behind_a_barrier_see_what_was_acknowledged_anywhere() {
+    let (_places, nodes) = three_nodes();
+    let leader = eventual_leader(&nodes, 3);
+    let replica = nodes[leader].cluster.replica(PartitionId(3)).unwrap();
+    for number in 0..20 {
+        let appended = nodes[(leader + 1) % 3].append(3, number).unwrap();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let barriers = (0..8).map(|_| replica.read_barrier(deadline));
+        for offset in nodes[leader].block_on(futures::future::join_all(barriers)) {
+            assert!(offset.unwrap() >= appended.offset);
+        }
+        assert_eq!(nodes[leader].toy(3).state().numbers[&number], 1);
+    }
+    let follower = nodes[(leader + 1) % 3].cluster.replica(PartitionId(3)).unwrap();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let refused = nodes[(leader + 1) % 3].block_on(follower.read_barrier(deadline));
+    assert_eq!(refused, Err(cluster::ReadError::NotLeader));
+}
+
+#[test]
+fn a_proposal_of_an_ended_leadership_is_refused() {
+    let node = Place::new(&[]).start();
+    eventual_leader(std::slice::from_ref(&node), 0);
+    let replica = node.cluster.replica(PartitionId(0)).unwrap();
+    let term = replica.leading().unwrap();
+    let payload = || Bytes::copy_from_slice(&7u64.to_le_bytes());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    assert!(node.block_on(replica.propose(term, payload(), deadline)).is_ok());
+    let other = cluster::Term(term.0 + 1);
+    let refused = node.block_on(replica.propose(other, payload(), deadline));
+    assert_eq!(refused, Err(cluster::AppendError::Unavailable));
+    assert_eq!(node.toy(0).state().numbers[&7], 1);
+}
+
+#[test]
+fn an_oversized_payload_is_refused() {
+    let node = Place::new(&[]).start();
+    let payload = Bytes::from(vec![0; 8 * 1024 * 1024 + 1]);
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    let refused = node.block_on(node.cluster.append(PartitionId(0), payload, deadline));
+    assert_eq!(refused, Err(cluster::AppendError::TooLarge));
+}
+
+#[test]
+fn a_node_that_joins_after_the_log_was_purged_gets_a_snapshot() {
+    let first = Place::new(&[]);
+    let node = first.start();
+    (0..500).for_each(|number| drop(node.append(0, number).unwrap()));
+    flush_and_purge(&node, 0);
+    let second = Place::new(&[&first]);
+    let joined = second.start();
+    fully_replicated(&node, 2);
+    agree(&[&node, &joined]);
+    assert_eq!(joined.toy(0).state().numbers.len(), 500);
+}
+
+#[test]
+fn a_replica_that_lost_its_store_is_rebuilt_from_another() {
+    let (places, mut nodes) = three_nodes();
+    (0..300).for_each(|number| drop(nodes[0].append(2, number).unwrap()));
+    agree(&nodes.iter().collect::<Vec<_>>());
+    flush_and_purge(&nodes[2], 2);
+    nodes.pop().unwrap().kill();
+    std::fs::remove_dir_all(places[2].store_path()).unwrap();
+    nodes[0].append(2, 1000).unwrap();
+
+    nodes.push(places[2].start());
+    eventually("the replica is rebuilt", || nodes[2].cluster.ready());
+    agree(&nodes.iter().collect::<Vec<_>>());
+    assert_eq!(nodes[2].toy(2).state().numbers.len(), 301);
+}
+
+#[test]
+fn a_single_node_that_lost_its_store_says_so() {
+    let place = Place::new(&[]);
+    let node = place.start();
+    (0..300).for_each(|number| drop(node.append(0, number).unwrap()));
+    flush_and_purge(&node, 0);
+    node.kill();
+    std::fs::remove_dir_all(place.store_path()).unwrap();
+    let refused = place.try_start().map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::StoreLost { partition: PartitionId(0) }), "{refused:?}");
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_while_a_cluster_grows_under_load() {
+    let first = Place::new(&[]);
+    let node = first.start();
+    let stop = Arc::new(AtomicBool::new(false));
+    let writers: Vec<_> = (0..4u64)
+        .map(|writer| {
+            let (cluster, stop) = (node.cluster.clone(), stop.clone());
+            node.spawn(async move {
+                let mut acknowledged = Vec::new();
+                for sequence in 0.. {
+                    let (partition, number) = ((sequence % 6) as u16, writer << 32 | sequence);
+                    append(&cluster, partition, number).await.unwrap();
+                    acknowledged.push((partition, number));
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+                acknowledged
+            })
+        })
+        .collect();
+    let second = Place::new(&[&first]);
+    let joined = second.start();
+    fully_replicated(&node, 2);
+    let third = Place::new(&[&second]);
+    let last = third.start();
+    fully_replicated(&node, 3);
+    stop.store(true, Ordering::Relaxed);
+    let acknowledged: Vec<_> = writers.into_iter().flat_map(|writer| node.block_on(writer).unwrap()).collect();
+    agree(&[&node, &joined, &last]);
+    let states: Vec<Counts> = (0..6).map(|partition| last.toy(partition).state()).collect();
+    for (partition, number) in &acknowledged {
+        assert!(states[usize::from(*partition)].numbers.contains_key(number), "{partition} has lost {number:x}");
+    }
+    println!("{} appends while growing", acknowledged.len());
+}
+
+#[test]
+fn all_nodes_killed_at_once_come_back_with_what_they_acknowledged() {
+    let (places, nodes) = three_nodes();
+    (0..60).for_each(|number| drop(nodes[number as usize % 3].append(number as u16 % 6, number).unwrap()));
+    nodes.into_iter().for_each(Node::kill);
+    let nodes: Vec<Node> = places.iter().map(Place::start).collect();
+    nodes[0].append(0, 100).unwrap();
+    agree(&nodes.iter().collect::<Vec<_>>());
+    let total: usize = (0..6).map(|partition| nodes[1].toy(partition).state().numbers.len()).sum();
+    assert_eq!(total, 61);
+}
+
+#[test]
+fn a_directory_of_another_cluster_does_not_join() {
+    let (mut mine, other) = (Place::new(&[]), Place::new(&[]));
+    let others = other.start();
+    mine.start().kill();
+    mine.join = vec![other.address.clone()];
+    let refused = mine.try_start().map(|_| ()).unwrap_err();
+    assert!(matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()), "{refused}");
+}
+
+#[test]
+fn a_data_directory_in_use_is_refused() {
+    let place = Place::new(&[]);
+    let _node = place.start();
+    assert!(matches!(place.try_start().map(|_| ()).unwrap_err(), Error::InUse));
+}
+
+#[test]
+fn a_node_that_moved_is_found_at_its_new_address() {
+    let (mut places, mut nodes) = three_nodes();
+    nodes.pop().unwrap().kill();
+    let moved = Place::new(&[&places[0]]);
+    places[2].address = moved.address;
+    nodes.push(places[2].start());
+    let id = nodes[2].cluster.node_id();
+    eventually("the new address is known", || {
+        let status = nodes[1].cluster.status();
+        let known = status.nodes.into_iter().find(|node| node.id == id).unwrap();
+        if known.cluster_address == places[2].address && known.alive { Ok(()) } else { Err(known) }
+    });
+    nodes[0].append(0, 1).unwrap();
+    agree(&nodes.iter().collect::<Vec<_>>());
+}

@@ -1,0 +1,303 @@
+//! Nodes in this process, each on a runtime of its own over real sockets and files, with a state machine that is simple
+//! enough to compare.
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster::environment::{
+    Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool,
+};
+use cluster::{
+    AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId, Payload,
+    Snapshot, SnapshotChunks, StateMachine, Term,
+};
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A partition's state: how often each 8-byte number was appended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub position: Option<LogPosition>,
+    pub membership: Option<Bytes>,
+    pub numbers: BTreeMap<u64, u64>,
+}
+
+impl Counts {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let position = self.position.map_or([0; 3], |at| [at.term.0, at.leader.0, at.offset.0 + 1]);
+        let membership = self.membership.clone().unwrap_or_default();
+        for word in position.into_iter().chain([membership.len() as u64]) {
+            out.extend(word.to_le_bytes());
+        }
+        out.extend(&membership);
+        for (number, count) in &self.numbers {
+            out.extend(number.to_le_bytes());
+            out.extend(count.to_le_bytes());
+        }
+        out
+    }
+
+    fn decode(bytes: &[u8]) -> Counts {
+        let word = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+        let offset = word(16).checked_sub(1).map(Offset);
+        let position = offset.map(|offset| LogPosition { term: Term(word(0)), leader: NodeId(word(8)), offset });
+        let end = 32 + word(24) as usize;
+        let membership = Some(Bytes::copy_from_slice(&bytes[32..end])).filter(|bytes| !bytes.is_empty());
+        let numbers = (end..bytes.len()).step_by(16).map(|at| (word(at), word(at + 8))).collect();
+        Counts { position, membership, numbers }
+    }
+}
+
+/// Keeps [`Counts`] in memory; durable is what [`Toy::flush`] has written.
+pub struct Toy {
+    path: PathBuf,
+    state: Mutex<Counts>,
+    durable: Mutex<Durable>,
+}
+
+impl Toy {
+    fn open(path: PathBuf) -> io::Result<Toy> {
+        let state = match std::fs::read(&path) {
+            Ok(bytes) => Counts::decode(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Counts::default(),
+            Err(error) => return Err(error),
+        };
+        let durable = Durable { position: state.position, membership: state.membership.clone() };
+        Ok(Toy { path, state: Mutex::new(state), durable: Mutex::new(durable) })
+    }
+
+    pub fn state(&self) -> Counts {
+        self.state.lock().unwrap().clone()
+    }
+
+    /// Makes what is applied durable.
+    pub fn flush(&self) {
+        self.write(&self.state()).unwrap();
+    }
+
+    fn write(&self, state: &Counts) -> io::Result<()> {
+        let temporary = self.path.with_extension("new");
+        std::fs::write(&temporary, state.encode())?;
+        std::fs::rename(&temporary, &self.path)?;
+        *self.durable.lock().unwrap() = Durable { position: state.position, membership: state.membership.clone() };
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StateMachine for Toy {
+    fn durable(&self) -> Durable {
+        self.durable.lock().unwrap().clone()
+    }
+
+    fn apply(&self, entry: Committed) -> io::Result<Bytes> {
+        let mut state = self.state.lock().unwrap();
+        let next = state.position.map_or(0, |at| at.offset.0 + 1);
+        assert_eq!(entry.position.offset.0, next, "entries come in order and without holes");
+        state.position = Some(entry.position);
+        match entry.payload {
+            Payload::Blank => Ok(Bytes::new()),
+            Payload::Membership(membership) => {
+                state.membership = Some(membership);
+                Ok(Bytes::new())
+            }
+            Payload::Data(bytes) => {
+                let number = u64::from_le_bytes(bytes[..8].try_into().unwrap());
+                let count = state.numbers.entry(number).or_default();
+                *count += 1;
+                Ok(Bytes::copy_from_slice(&count.to_le_bytes()))
+            }
+        }
+    }
+
+    async fn snapshot(&self) -> io::Result<Snapshot> {
+        let state = self.state();
+        let durable = Durable { position: state.position, membership: state.membership.clone() };
+        let bytes = Bytes::from(state.encode());
+        let chunks = bytes.chunks(1000).map(Bytes::copy_from_slice).collect::<Vec<_>>().into_iter();
+        Ok(Snapshot { durable, chunks: Box::new(Chunks(chunks)) })
+    }
+
+    async fn install(&self, durable: Durable, mut chunks: Box<dyn SnapshotChunks>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        while let Some(chunk) = chunks.next().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        let state = Counts::decode(&bytes);
+        assert_eq!(state.position, durable.position, "the bytes are of the position that was announced");
+        self.write(&state)?;
+        *self.state.lock().unwrap() = state;
+        Ok(())
+    }
+}
+
+struct Chunks(std::vec::IntoIter<Bytes>);
+
+#[async_trait]
+impl SnapshotChunks for Chunks {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        Ok(self.0.next())
+    }
+}
+
+/// Opens a [`Toy`] for each partition; serves requests with who it is and what it was asked.
+pub struct Toys {
+    directory: PathBuf,
+    pub machines: Mutex<BTreeMap<PartitionId, Arc<Toy>>>,
+}
+
+#[async_trait]
+impl Host for Toys {
+    async fn open(&self, partition: PartitionId) -> io::Result<Arc<dyn StateMachine>> {
+        std::fs::create_dir_all(&self.directory)?;
+        let toy = Arc::new(Toy::open(self.directory.join(format!("partition-{partition}")))?);
+        self.machines.lock().unwrap().insert(partition, toy.clone());
+        Ok(toy)
+    }
+
+    async fn serve(&self, partition: PartitionId, request: Bytes) -> Bytes {
+        format!("{partition}:{}", String::from_utf8_lossy(&request)).into()
+    }
+}
+
+/// A node that runs.
+pub struct Node {
+    runtime: Option<tokio::runtime::Runtime>,
+    pub cluster: Cluster,
+    pub toys: Arc<Toys>,
+}
+
+/// A directory and an address, on which a node can be started again and again.
+pub struct Place {
+    directory: TempDir,
+    pub address: String,
+    pub join: Vec<String>,
+    pub configure: fn(&mut Config),
+}
+
+impl Place {
+    pub fn new(join: &[&Place]) -> Place {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let join = join.iter().map(|place| place.address.clone()).collect();
+        let directory = tempfile::tempdir().unwrap();
+        Place { directory, address: port.to_string(), join, configure: |_| {} }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub fn store_path(&self) -> PathBuf {
+        self.path().join("toys")
+    }
+
+    pub fn start(&self) -> Node {
+        self.try_start().unwrap()
+    }
+
+    pub fn try_start(&self) -> Result<Node, cluster::Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let environment = Environment {
+            network: Arc::new(TcpNetwork),
+            disk: Arc::new(SystemDisk::new(self.path()).unwrap()),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            tasks: Tasks::new(Arc::new(ThreadPool)),
+        };
+        let toys = Arc::new(Toys { directory: self.store_path(), machines: Mutex::default() });
+        let mut config = Config {
+            node_name: format!("node at {}", self.address),
+            cluster_address: self.address.clone(),
+            join: self.join.clone(),
+            settings: Bytes::from_static(b"settings"),
+            report_interval: Duration::from_millis(100),
+            ..Config::default()
+        };
+        config.log.segment_bytes = 1 << 20;
+        (self.configure)(&mut config);
+        let started = runtime.block_on(Cluster::start(environment, config, toys.clone()));
+        started.map(|cluster| Node { runtime: Some(runtime), cluster, toys })
+    }
+}
+
+impl Node {
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.as_ref().unwrap().block_on(future)
+    }
+
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.runtime.as_ref().unwrap().spawn(future)
+    }
+
+    pub fn append(&self, partition: u16, number: u64) -> Result<Appended, AppendError> {
+        self.block_on(append(&self.cluster, partition, number))
+    }
+
+    pub fn toy(&self, partition: u16) -> Arc<Toy> {
+        self.toys.machines.lock().unwrap()[&PartitionId(partition)].clone()
+    }
+
+    pub fn leads(&self, partition: u16) -> bool {
+        self.cluster.leaderships().borrow().contains_key(&PartitionId(partition))
+    }
+
+    /// Ends the node as a killed process ends: nothing is handed over or flushed.
+    pub fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(Duration::from_secs(10));
+    }
+
+    pub fn shut_down(self) {
+        self.block_on(self.cluster.shutdown());
+        self.kill();
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+pub async fn append(cluster: &Cluster, partition: u16, number: u64) -> Result<Appended, AppendError> {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    cluster.append(PartitionId(partition), Bytes::copy_from_slice(&number.to_le_bytes()), deadline).await
+}
+
+/// Waits until `holds`, and fails with `what` and what `holds` last said after half a minute.
+pub fn eventually<E: std::fmt::Debug>(what: &str, mut holds: impl FnMut() -> Result<(), E>) {
+    let start = Instant::now();
+    loop {
+        let Err(last) = holds() else { return };
+        assert!(start.elapsed() < Duration::from_secs(30), "{what}: {last:?}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Waits until all these nodes hold the same state of each partition.
+pub fn agree(nodes: &[&Node]) {
+    for partition in nodes[0].cluster.partitions() {
+        eventually("replicas agree", || {
+            let states: Vec<Counts> = nodes.iter().map(|node| node.toy(partition.0).state()).collect();
+            let positions: Vec<_> = states.iter().map(|state| state.position).collect();
+            states.iter().all(|state| *state == states[0]).then_some(()).ok_or((partition, positions))
+        });
+    }
+}
+
+/// Waits until every partition is held, voting and caught up, by so many nodes, as this node sees it.
+pub fn fully_replicated(node: &Node, replicas: usize) {
+    eventually("every partition is fully replicated", || {
+        let status = node.cluster.status();
+        let is_whole = |partition: &cluster::PartitionStatus| partition.replicas.len() == replicas;
+        status.partitions.iter().all(is_whole).then_some(()).ok_or(status)
+    });
+}
