@@ -89,11 +89,6 @@ impl Request {
         }
         Ok(Request { partitions, rejections })
     }
-
-    /// How many events there are.
-    pub fn events(&self) -> u64 {
-        self.partitions.values().map(|part| u64::from(part.events)).sum()
-    }
 }
 
 impl PartitionEvents {
@@ -112,6 +107,12 @@ mod tests {
     use super::*;
     use crate::domain::SLOTS;
     use crate::format::Batch;
+
+    impl Request {
+        fn events(&self) -> u64 {
+            self.partitions.values().map(|part| u64::from(part.events)).sum()
+        }
+    }
 
     fn line(app_id: &str, time: u64, response_time: u64) -> String {
         format!(r#"{{"app_id":"{app_id}","timestamp":{time},"response_time_ms":{response_time}}}"#)

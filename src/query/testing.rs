@@ -100,12 +100,12 @@ impl Fake {
             super::HourState::of(Hour(hour), 0, self.state().watermark_ms, LATENESS) != super::HourState::Open;
         let mut state = self.state();
         let rollup = state.open.entry((app(name), Hour(hour))).or_default();
-        rollup.record(ResponseTime(ns), is_late, &SketchConfig::default());
+        rollup.record(ResponseTime(ns), is_late, &self.settings.sketch);
     }
 
     /// Stores what is open.
     pub fn checkpoint(&self) {
-        self.state().checkpoint();
+        self.state().checkpoint(&self.settings.sketch);
         self.consumed.send_modify(|consumed| *consumed = Some(consumed.map_or(Offset(0), Offset::next)));
     }
 
@@ -167,10 +167,10 @@ impl Fake {
 }
 
 impl State {
-    fn checkpoint(&mut self) {
+    fn checkpoint(&mut self, sketch: &SketchConfig) {
         for (key, delta) in std::mem::take(&mut self.open) {
             let row = self.stored.entry(key).or_default();
-            row.rollup.merge(&delta, &SketchConfig::default());
+            row.rollup.merge(&delta, sketch);
             row.revision += 1;
         }
     }

@@ -230,10 +230,10 @@ async fn an_answer_that_would_be_too_large_is_fetched_in_parts() {
 #[tokio::test]
 async fn a_summary_is_the_rollup_of_all_events_in_the_range() {
     let fake = Fake::new(2);
-    let mut all = Rollup::default();
+    let (mut all, sketch) = (Rollup::default(), SketchConfig::default());
     for value in 0..1500u64 {
         fake.record("a", HOUR + u32::try_from(value % 30).unwrap(), value * 977_123);
-        all.record(ResponseTime(value * 977_123), false, &SketchConfig::default());
+        all.record(ResponseTime(value * 977_123), false, &sketch);
         if value == 700 {
             fake.checkpoint();
         }
@@ -241,7 +241,7 @@ async fn a_summary_is_the_rollup_of_all_events_in_the_range() {
     let path = "/v1/apps/a/summary?from=2026-11-22T20&to=2026-12-01&q=0.25";
     let summary = ask(&fake.router(), path).await.json();
     let quantiles = [crate::domain::Quantile::new(0.25).unwrap()];
-    let numbers = Numbers::new(&all, &quantiles, &SketchConfig::default());
+    let numbers = Numbers::new(&all, &quantiles, &sketch);
     let mut expected = serde_json::to_value(numbers).unwrap();
     expected["app_id"] = json!("a");
     expected["from"] = json!("2026-11-22T20:00:00Z");
