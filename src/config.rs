@@ -85,8 +85,8 @@ impl Default for Config {
             write_out_interval: Duration::from_secs(60),
             segment_bytes: 64 << 20,
             heartbeat_interval: Duration::from_millis(200),
-            election_timeout_min: Duration::from_secs(1),
-            election_timeout_max: Duration::from_secs(2),
+            election_timeout_min: Duration::from_millis(600),
+            election_timeout_max: Duration::from_secs(1),
             cache_bytes: 64 << 20,
             log_filter: crate::telemetry::FILTER_DEFAULT.into(),
         }
