@@ -34,6 +34,9 @@ pub trait StoredReads: Send + Sync + 'static {
 
     /// The offset that is folded into the stored rows, as it moves; nothing where this node holds no replica.
     fn consumed(&self, partition: PartitionId) -> Option<watch::Receiver<Option<Offset>>>;
+
+    /// How far the events of a partition are folded here; nothing where this node holds no replica.
+    fn progress(&self, partition: PartitionId) -> Option<Progress>;
 }
 
 /// Reads what the leader knows beyond the stored rows.
@@ -59,6 +62,15 @@ pub struct StoredAt {
     /// How long ago the replica last knew that it had everything: the time since `consumed` last moved, or since the
     /// replica last saw nothing behind it.
     pub age: Duration,
+}
+
+/// How far a replica has folded its partition's events into stored rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Everything up to and including this offset is in the rows; `None` before the first checkpoint.
+    pub consumed: Option<Offset>,
+    /// Events behind that.
+    pub lag_events: u64,
 }
 
 /// Stored rows of one app.

@@ -44,6 +44,7 @@ impl Leader {
                 let page = self.apps(partition, &selection, deadline).await?;
                 Ok(Answer::Apps { apps: page.apps, has_more: page.has_more })
             }
+            Question::Progress => self.progress(partition).map(Answer::Progress).ok_or(ReadError::NoReplica),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::leader::{Leader, merge_apps};
 use super::reads::*;
-use super::{AskError, Partitions, Query, Settings};
+use super::{Partitions, Query, Settings};
 use crate::domain::{AppId, Hour, ResponseTime, Rollup, SketchConfig, slot_of};
 use crate::format::StoredRollup;
 use crate::http::assemble;
@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use cluster::{Offset, PartitionId};
+use cluster::{CallError, Offset, PartitionId};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -209,6 +209,11 @@ impl StoredReads for Fake {
     fn consumed(&self, _: PartitionId) -> Option<watch::Receiver<Option<Offset>>> {
         self.state().has_replica.then(|| self.consumed.subscribe())
     }
+
+    fn progress(&self, _: PartitionId) -> Option<Progress> {
+        let lag_events = self.state().open.values().map(Rollup::count).sum();
+        self.state().has_replica.then(|| Progress { consumed: *self.consumed.borrow(), lag_events })
+    }
 }
 
 #[async_trait]
@@ -246,7 +251,7 @@ impl Partitions for Fake {
         PartitionId(slot % self.partitions)
     }
 
-    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, AskError> {
+    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
         let mood = self.state().mood.clone();
         match mood {
             Mood::Well => {
@@ -256,7 +261,7 @@ impl Partitions for Fake {
             }
             Mood::NoLeader => {
                 tokio::time::sleep_until(deadline).await;
-                Err(AskError("no leader".to_owned()))
+                Err(CallError::Deadline)
             }
             Mood::NotLeader(times) => {
                 self.set_mood(if times <= 1 { Mood::Well } else { Mood::NotLeader(times - 1) });

@@ -420,6 +420,23 @@ async fn every_answer_is_described() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn progress_is_this_nodes_or_else_the_leaders() {
+    let fake = Fake::new(1);
+    fake.record("a", HOUR, MS);
+    fake.checkpoint();
+    fake.record("a", HOUR, MS);
+    let expected = Progress { consumed: Some(cluster::Offset(0)), lag_events: 1 };
+    assert_eq!(fake.query().progress(PartitionId(0)).await, Some(expected));
+    assert!(fake.answers() == 0);
+
+    fake.lose_replica();
+    fake.set_mood(Mood::Says(encode_answer(&Ok(Answer::Progress(expected)))));
+    assert_eq!(fake.query().progress(PartitionId(0)).await, Some(expected));
+    fake.set_mood(Mood::NoLeader);
+    assert_eq!(fake.query().progress(PartitionId(0)).await, None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
