@@ -299,11 +299,9 @@ impl Flow<'_> {
                     }
                     _ => "",
                 };
-                let exit = match &error {
-                    // No flag is at fault here, so this is no wrong usage.
-                    Error::Refused(_) => Exit::Failed,
-                    _ => Exit::Unavailable,
-                };
+                // A refusal is no wrong usage here: no flag is at fault.
+                let is_unavailable = matches!(error, Error::Unavailable { .. });
+                let exit = if is_unavailable { Exit::Unavailable } else { Exit::Failed };
                 Err(Failure::new(exit, format!("lines {first_line} to {last_line} of {}: {error}{hint}", self.input)))
             }
         }

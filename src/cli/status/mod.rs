@@ -242,7 +242,7 @@ mod tests {
     fn bytes_are_rounded_down_to_units_that_say_enough() {
         assert_eq!(rounded_bytes(12 << 20 | 4711), "12MiB");
         assert_eq!(rounded_bytes(9 << 20), "9MiB");
-        assert_eq!(rounded_bytes((9 << 20) + 1), "9216KiB");
+        assert_eq!(rounded_bytes((9 << 20) + 5000), "9220KiB");
         assert_eq!(rounded_bytes(5), "5B");
     }
 }
