@@ -14,12 +14,12 @@ mod tail;
 pub use append::{AppendError, Appended};
 pub use read_barrier::ReadError;
 
-pub(crate) use append::Refusal;
-pub(crate) use leaderships::Leaderships;
-pub(crate) use rebuild::{Donors, fetch, has_lost_store};
 use crate::raft::{Group, GroupContext, View};
 use crate::{GroupId, NodeId, Offset, PartitionId, StateMachine, Term};
+pub(crate) use append::Refusal;
+pub(crate) use leaderships::Leaderships;
 use read_barrier::Barrier;
+pub(crate) use rebuild::{Donors, fetch, has_lost_store};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};

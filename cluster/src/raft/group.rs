@@ -171,7 +171,9 @@ impl Group {
     pub async fn read_index(&self) -> Result<Offset, WriteError> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(read) => Ok(Offset(read.index())),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(self.not_leading(&forward)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(self.not_leading(&forward))
+            }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(WriteError::NotNow),
             Err(RaftError::Fatal(_)) => Err(WriteError::Stopped),
         }

@@ -3,12 +3,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::environment::{
-    Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool,
-};
+use cluster::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
 use cluster::{
-    AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId, Payload,
-    Snapshot, SnapshotChunks, StateMachine, Term,
+    AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId,
+    Payload, Snapshot, SnapshotChunks, StateMachine, Term,
 };
 use std::collections::BTreeMap;
 use std::io;
