@@ -77,10 +77,10 @@ impl Machine {
         self.state.subscribe()
     }
 
-    /// Where a node listens for other nodes, if it is known and has not left.
+    /// Where a node listens for other nodes, if it is known. Also where it has left: its replicas may still be moving.
     pub fn address(&self, node: NodeId) -> Option<String> {
         let state = self.state.borrow();
-        state.nodes.get(&node).filter(|node| !node.has_left).map(|node| node.address.cluster.clone())
+        state.nodes.get(&node).map(|node| node.address.cluster.clone())
     }
 
     /// Waits until something was applied that the file does not hold, and writes it; then the log may be purged.

@@ -9,7 +9,7 @@ use super::command::Command;
 use super::machine;
 use super::placement::{self, Led};
 use super::reconcile::{CAUGHT_UP_ENTRIES, Step, Wanted, next_step};
-use super::state::State;
+use super::state::{self, State};
 use crate::message;
 use crate::node::Node;
 use crate::partition::Replica;
@@ -46,7 +46,11 @@ pub async fn report(node: Arc<Node>) {
         ticks.tick().await;
         let header = raft::encode(&node.report());
         let deadline = Instant::now() + node.config().stall_timeout;
-        for peer in node.state().members().into_iter().filter(|peer| *peer != node.id()) {
+        // One that has left still has to hear who leads without it.
+        let is_there = |id: NodeId, known: &state::Node| !known.has_left || node.is_alive(id);
+        let state = node.state();
+        let peers = state.nodes.iter().filter(|(id, known)| **id != node.id() && is_there(**id, known));
+        for peer in peers.map(|(id, _)| *id) {
             let (kind, group, header) = (message::REPORT, GroupId::METADATA, header.clone());
             let request = Request { kind, group, header, body: Vec::new() };
             // Whether it arrives is seen in what the peer reports; the call keeps both sides' connection alive.

@@ -1,6 +1,7 @@
 //! Nodes over real sockets and files: append anywhere, grow, fail, come back, rebuild.
 
 #![allow(clippy::disallowed_methods, reason = "the tests are outside of the simulated world")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod support;
 
@@ -268,15 +269,52 @@ fn nothing_acknowledged_is_lost_while_a_cluster_grows_under_load() {
 }
 
 #[test]
+fn a_fourth_node_takes_its_share_and_the_cluster_goes_on_without_the_first() {
+    let (places, mut nodes) = three_nodes();
+    (0..60).for_each(|number| drop(nodes[0].append(number as u16 % 6, number).unwrap()));
+    let fourth = Place::new(&[&places[1]]);
+    nodes.push(fourth.start());
+    holds(&nodes[3], 4);
+    fully_replicated(&nodes[3], 3);
+    nodes[..3].iter().for_each(|node| eventually("a replica has moved away", || holds_at_most(node, 5)));
+    (60..120).for_each(|number| drop(nodes[3].append(number as u16 % 6, number).unwrap()));
+
+    let first = nodes[0].cluster.node_id();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    assert_eq!(nodes[1].block_on(nodes[1].cluster.remove_node(first, deadline)), Ok(true));
+    eventually("the first node holds nothing", || holds_at_most(&nodes[0], 0));
+    nodes.remove(0).kill();
+    fully_replicated(&nodes[2], 3);
+    (120..180).for_each(|number| drop(nodes[0].append(number as u16 % 6, number).unwrap()));
+    agree(&nodes.iter().collect::<Vec<_>>());
+    let total: usize = (0..6).map(|partition| nodes[1].toy(partition).state().numbers.len()).sum();
+    assert_eq!(total, 180);
+    let refused = places[0].try_start().map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Refused(_)), "{refused:?}");
+}
+
+fn held(node: &Node) -> usize {
+    node.cluster.partitions().into_iter().filter(|partition| node.cluster.replica(*partition).is_some()).count()
+}
+
+fn holds(node: &Node, replicas: usize) {
+    eventually("the node holds its replicas", || (held(node) >= replicas).then_some(()).ok_or(held(node)));
+}
+
+fn holds_at_most(node: &Node, replicas: usize) -> Result<(), usize> {
+    if held(node) <= replicas { Ok(()) } else { Err(held(node)) }
+}
+
+#[test]
 fn all_nodes_killed_at_once_come_back_with_what_they_acknowledged() {
     let (places, nodes) = three_nodes();
     (0..60).for_each(|number| drop(nodes[number as usize % 3].append(number as u16 % 6, number).unwrap()));
     nodes.into_iter().for_each(Node::kill);
     let nodes: Vec<Node> = places.iter().map(Place::start).collect();
-    nodes[0].append(0, 100).unwrap();
+    (0..6).for_each(|partition| drop(nodes[0].append(partition, 100).unwrap()));
     agree(&nodes.iter().collect::<Vec<_>>());
     let total: usize = (0..6).map(|partition| nodes[1].toy(partition).state().numbers.len()).sum();
-    assert_eq!(total, 61);
+    assert_eq!(total, 66);
 }
 
 #[test]
