@@ -21,7 +21,13 @@ pub struct Answer {
 }
 
 /// Sends a request to `host` (its HTTP port) and waits for the answer; an error says why there is none.
-pub async fn send(host: &str, method: &str, path: &str, headers: &[(&str, String)], body: String) -> Result<Answer, String> {
+pub async fn send(
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, String)],
+    body: String,
+) -> Result<Answer, String> {
     let answer = match tokio::time::timeout(TIMEOUT, exchange(host, method, path, headers, body)).await {
         Ok(answer) => answer,
         Err(_) => Err("no answer in time".to_owned()),
@@ -38,7 +44,13 @@ pub async fn get(host: &str, path: &str) -> Result<Answer, String> {
     send(host, "GET", path, &[], String::new()).await
 }
 
-async fn exchange(host: &str, method: &str, path: &str, headers: &[(&str, String)], body: String) -> Result<Answer, String> {
+async fn exchange(
+    host: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, String)],
+    body: String,
+) -> Result<Answer, String> {
     let stream = TcpStream::connect((host, crate::HTTP_PORT)).await.map_err(|error| error.to_string())?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;

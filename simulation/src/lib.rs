@@ -10,7 +10,7 @@ compile_error!(
      tokio's own random numbers are not seeded, and two runs of one seed differ"
 );
 
-mod environment;
+pub mod environment;
 mod http;
 mod invariants;
 mod oracle;
@@ -19,7 +19,6 @@ mod trace;
 mod workload;
 mod world;
 
-pub use environment::SimulatedDisk;
 pub use schedule::{Fault, SCENARIOS, Scenario, Schedule};
 pub use trace::Summary;
 

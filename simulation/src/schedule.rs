@@ -20,7 +20,7 @@ pub enum Fault {
 pub type Schedule = Vec<(u64, Fault)>;
 
 /// A named kind of run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Scenario {
     /// Its name on the command line.
     pub name: &'static str,

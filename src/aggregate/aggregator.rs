@@ -141,7 +141,7 @@ impl State {
         for entry in entries {
             let offset = entry.position.offset;
             assert_eq!(offset, self.folded.map_or(Offset(0), Offset::next), "the tail has no holes");
-            self.fold(entry);
+            self.fold(entry)?;
             self.folded = Some(offset);
             // Looked at after each entry, so that a checkpoint holds at most one entry's deltas over the threshold.
             if self.filling.bytes() >= self.arguments.settings.checkpoint_bytes {
@@ -160,21 +160,28 @@ impl State {
     }
 
     /// Folds one entry. An entry that cannot be decoded, or that killed aggregators before, is set aside.
-    fn fold(&mut self, entry: Committed) {
+    fn fold(&mut self, entry: Committed) -> Result<(), ActorProcessingErr> {
         let offset = entry.position.offset;
-        let Payload::Data(payload) = entry.payload else { return };
+        let Payload::Data(payload) = entry.payload else { return Ok(()) };
         let events = match Entry::decode(&payload) {
             Ok(Entry::Events(events)) => events,
-            Ok(Entry::Checkpoint(_)) => return,
-            Err(error) => return self.quarantine(offset, 0, &error.to_string(), payload),
+            Ok(Entry::Checkpoint(_)) => return Ok(()),
+            Err(error) => {
+                self.quarantine(offset, 0, &error.to_string(), payload);
+                return Ok(());
+            }
         };
         let count = events.events();
         self.last_event = Instant::now();
         if self.arguments.poisoned.contains(&offset) {
-            return self.quarantine(offset, count, "folding it ended the aggregator again and again", payload);
+            self.quarantine(offset, count, "folding it ended the aggregator again and again", payload);
+            return Ok(());
         }
         self.arguments.progress.folding(offset);
-        let acceptance = self.arguments.partition.acceptance(offset);
+        let Some(acceptance) = self.arguments.partition.acceptance(offset) else {
+            self.arguments.progress.not_folding();
+            return Err("a checkpoint of another aggregator was applied".into());
+        };
         let counted_before = self.filling.tally().counted;
         let folded = self.filling.fold(&events, &acceptance, &mut self.watermark, &self.arguments.settings.sketch);
         self.arguments.metrics.folded.inc_by(self.filling.tally().counted - counted_before);
@@ -182,6 +189,7 @@ impl State {
         if let Err(error) = folded {
             self.quarantine(offset, count, &error.to_string(), payload);
         }
+        Ok(())
     }
 
     fn quarantine(&mut self, offset: Offset, events: u64, reason: &str, payload: Bytes) {

@@ -119,7 +119,7 @@ impl Partition for Script {
         Consumed { through: self.state.lock().unwrap().consumed, watermark_ms: 0 }
     }
 
-    fn acceptance(&self, offset: Offset) -> Acceptance {
+    fn acceptance(&self, offset: Offset) -> Option<Acceptance> {
         let mut deadly = self.deadly.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         if let Some((entry, times)) = deadly.as_mut()
             && *entry == offset
@@ -128,7 +128,7 @@ impl Partition for Script {
             *times -= 1;
             panic!("scripted death at {offset}");
         }
-        Acceptance::All
+        Some(Acceptance::All)
     }
 }
 

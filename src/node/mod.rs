@@ -95,7 +95,8 @@ impl Node {
         let host = Arc::new(ProductHost::new(store.clone()));
         let cluster = Cluster::start(environment.clone(), cluster_config(config, &http_address), host.clone()).await;
         let cluster = cluster.map_err(|error| start_error(&error))?;
-        let settings = ClusterSettings::decode(&cluster.settings()).map_err(|error| Error::Failed(error.to_string()))?;
+        let settings =
+            ClusterSettings::decode(&cluster.settings()).map_err(|error| Error::Failed(error.to_string()))?;
         let aggregation = start_aggregation(config, environment, &cluster, &store, settings, &metrics).await?;
         let stored = Arc::new(StoreReads::new(store.clone()));
         let open = OpenReads { cluster: cluster.clone(), aggregation: aggregation.clone() };

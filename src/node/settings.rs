@@ -32,7 +32,8 @@ impl ClusterSettings {
 
     /// Reads them.
     pub fn decode(bytes: &[u8]) -> io::Result<ClusterSettings> {
-        let refused = || io::Error::new(io::ErrorKind::InvalidData, "cluster settings of a version this build does not know");
+        let refused =
+            || io::Error::new(io::ErrorKind::InvalidData, "cluster settings of a version this build does not know");
         let (version, rest) = bytes.split_first().ok_or_else(refused)?;
         let settings: ClusterSettings = postcard::from_bytes(rest).map_err(|_| refused())?;
         let is_known = *version == VERSION && SketchConfig::new(settings.relative_accuracy).is_some();

@@ -107,8 +107,9 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while True:
             digests = [get(url + "/v1/digest") for url in self.urls]
-            if all(status == 200 for status, _ in digests) and all(d == digests[0] for d in digests):
-                return digests[0][1]
+            partitions = [body["partitions"] for status, body in digests if status == 200]
+            if len(partitions) == len(digests) and all(p == partitions[0] for p in partitions):
+                return partitions[0]
             if time.monotonic() > deadline:
                 raise SystemExit(f"replicas differ: {digests}")
             time.sleep(0.5)

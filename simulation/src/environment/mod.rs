@@ -5,8 +5,10 @@ mod disk;
 mod entropy;
 mod network;
 mod tasks;
+mod volume;
 
 pub use disk::SimulatedDisk;
+pub use volume::{FileId, Operation, SECTOR_BYTES, Tear};
 
 use clock::SimulatedClock;
 use cluster::environment::{Environment, Tasks};
