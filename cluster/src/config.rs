@@ -50,6 +50,9 @@ pub struct Config {
     /// Entries kept in the log behind what every restart needs, so that a follower that was away for a moment needs no
     /// snapshot. Default 128.
     pub log_entries_kept: u64,
+    /// Bytes of entries that a leader keeps for members that are alive but behind, although its own state does not need
+    /// them; beyond that they are purged, and the member gets a snapshot. Default 512 MiB per partition.
+    pub log_bytes_held_max: u64,
     /// The write-ahead log.
     pub log: LogConfig,
 }
@@ -78,6 +81,7 @@ impl Default for Config {
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             append_bytes_in_flight_max: 64 * 1024 * 1024,
             log_entries_kept: 128,
+            log_bytes_held_max: 512 * 1024 * 1024,
             log: LogConfig::default(),
         }
     }
@@ -100,10 +104,7 @@ impl Config {
             ),
             (self.stall_timeout >= self.election_timeout_max, "stall_timeout must be at least election_timeout_max"),
             (self.alive_timeout > self.report_interval, "alive_timeout must be above report_interval"),
-            (
-                (1..=PAYLOAD_BYTES_MAX).contains(&self.payload_bytes_max),
-                "payload_bytes_max must be 1 to 8388608 bytes",
-            ),
+            ((1..=PAYLOAD_BYTES_MAX).contains(&self.payload_bytes_max), "payload_bytes_max must be 1 to 8388608 bytes"),
             (
                 self.append_bytes_in_flight_max >= self.payload_bytes_max,
                 "append_bytes_in_flight_max must be at least payload_bytes_max",

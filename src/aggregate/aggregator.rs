@@ -7,13 +7,14 @@
 //! Dying is always safe: what it held is folded again from `consumed` by the next one. It ends itself whenever the log's
 //! answer is not the one it needs (lost leadership, a checkpoint of unknown outcome, a skipped checkpoint).
 
+use super::Settings;
 use super::messages::{AggregatorMessage, Generation, OpenWindows, READS_WAITING_MAX, Read, Selection};
 use super::progress::Progress;
 use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
 use super::window_table::WindowTable;
-use super::{Metrics, Settings};
 use crate::format::{Checkpoint, ENTRY_BYTES_MAX, Entry, Quarantined};
+use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
 use cluster::environment::Environment;
 use cluster::{Committed, Offset, Payload, Term};
@@ -40,7 +41,7 @@ pub struct Arguments {
     /// Doors.
     pub environment: Environment,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: AggregateMetrics,
 }
 
 /// An aggregator's state.
@@ -174,7 +175,9 @@ impl State {
         }
         self.arguments.progress.folding(offset);
         let acceptance = self.arguments.partition.acceptance(offset);
+        let counted_before = self.filling.tally().counted;
         let folded = self.filling.fold(&events, &acceptance, &mut self.watermark, &self.arguments.settings.sketch);
+        self.arguments.metrics.folded.inc_by(self.filling.tally().counted - counted_before);
         self.arguments.progress.not_folding();
         if let Err(error) = folded {
             self.quarantine(offset, count, &error.to_string(), payload);
@@ -222,7 +225,7 @@ impl State {
         })
         .encode();
         assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
-        self.arguments.metrics.checkpoint_proposed(entry.len());
+        self.arguments.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
         self.under_way = Some(UnderWay { base: self.base, through, table });
         self.base = Some(through);
         self.last_checkpoint = Instant::now();
@@ -238,9 +241,15 @@ impl State {
 
     fn checkpoint_done(&mut self, answer: Result<Checkpointed, ProposeError>) -> Result<(), ActorProcessingErr> {
         let under_way = self.under_way.take().ok_or("an answer without a checkpoint under way")?;
+        let metrics = &self.arguments.metrics;
+        if answer != Ok(Checkpointed::Applied) {
+            metrics.checkpoints_failed.inc();
+        }
         match answer? {
             Checkpointed::Applied => {
-                self.arguments.metrics.checkpoint_applied(under_way.table.tally().counted);
+                metrics.checkpoints.inc();
+                metrics.quarantined.inc_by(under_way.table.quarantined().len() as u64);
+                metrics.late.inc_by(under_way.table.deltas().map(|(_, _, delta)| delta.late()).sum());
                 Ok(())
             }
             Checkpointed::Skipped => Err("another checkpoint was applied first".into()),

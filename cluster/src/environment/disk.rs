@@ -148,7 +148,7 @@ impl File for std::fs::File {
         std::os::unix::fs::FileExt::read_exact_at(self, buffer, position)
     }
 
-    fn write_at(&self, mut slices: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
+    fn write_at(&self, mut slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
         use std::io::{Seek, Write};
         let mut file = self;
         file.seek(io::SeekFrom::Start(position))?;

@@ -1,5 +1,7 @@
 //! The log's settings.
 
+use super::Error;
+use super::state::Bounds;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +10,8 @@ use std::time::Duration;
 pub struct LogConfig {
     /// Where the segments lie, relative to the data directory.
     pub directory: PathBuf,
-    /// Size of a segment file. A quarter of it bounds a record. Default 64 MiB: large enough that a new one is begun at
+    /// Size of a segment file, a multiple of 8 from 4096 on. A quarter of it bounds a record, and the state of all groups
+    /// (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at
     /// most a few times a second, small enough to zero-fill ahead of need in a tenth of one.
     pub segment_bytes: u64,
     /// Payloads kept in memory for reading, all groups together. Default 32 MiB: what replication and the aggregator read
@@ -32,5 +35,26 @@ impl Default for LogConfig {
             mark_after: Duration::from_millis(20),
             retry_after: Duration::from_millis(500),
         }
+    }
+}
+
+/// The smallest segment: room for the state of a few groups and for a reserve.
+const SEGMENT_BYTES_MIN: u64 = 4096;
+/// The largest segment: it is read into memory as a whole when the log opens.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+impl LogConfig {
+    /// The bounds that these settings mean, if they are sound.
+    pub(super) fn check(&self) -> Result<Bounds, Error> {
+        let is_sound =
+            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) && self.segment_bytes % 8 == 0;
+        if !is_sound {
+            return Err(Error::Setting { name: "segment_bytes", bounds: "a multiple of 8 from 4096 to 1073741824" });
+        }
+        Ok(Bounds {
+            segment_bytes: self.segment_bytes,
+            cache_bytes_max: self.cache_bytes_max,
+            queue_bytes_max: self.queue_bytes_max,
+        })
     }
 }

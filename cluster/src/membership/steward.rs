@@ -58,7 +58,7 @@ pub async fn report(node: Arc<Node>) {
 /// Looks after one group as long as it is open here: as its leader, brings its members to what is wanted.
 pub async fn tend(node: Arc<Node>, replica: Replica) {
     let mut ticks = ticks(node.config().report_interval);
-    loop {
+    while !replica.is_closing() {
         ticks.tick().await;
         while replica.leading().is_some() {
             let view = replica.view();
@@ -218,6 +218,30 @@ fn ticks(every: Duration) -> tokio::time::Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Term;
+    use crate::status::LedReport;
+
+    fn report(accepts_appends: bool, led: &[u16]) -> Report {
+        let led = led.iter().map(|partition| LedReport {
+            partition: PartitionId(*partition),
+            term: Term(1),
+            voters: vec![NodeId(1), NodeId(2)],
+            learners: Vec::new(),
+            caught_up: vec![NodeId(1), NodeId(2)],
+            committed: None,
+            applied: None,
+            log_bytes: 0,
+        });
+        Report { led: led.collect(), accepts_appends }
+    }
+
+    #[test]
+    fn a_leader_whose_disk_is_full_is_relieved_by_one_whose_disk_is_not() {
+        let reports = BTreeMap::from([(NodeId(1), report(false, &[4])), (NodeId(2), report(true, &[5]))]);
+        assert_eq!(next_handover(&reports), Some((PartitionId(4), NodeId(1), NodeId(2))));
+        let reports = BTreeMap::from([(NodeId(1), report(false, &[4])), (NodeId(2), report(false, &[5]))]);
+        assert_eq!(next_handover(&reports), None);
+    }
 
     #[test]
     fn the_metadata_group_has_an_odd_number_of_voters_from_three_nodes_on() {

@@ -87,7 +87,8 @@ impl Incoming {
             return Ok(SnapshotAnswer::Lost);
         };
         drop(transfers);
-        let meta = SnapshotMeta { last_log_id: Some(log_id(transfer.last)), last_membership: transfer.members.stored()? };
+        let meta =
+            SnapshotMeta { last_log_id: Some(log_id(transfer.last)), last_membership: transfer.members.stored()? };
         tracing::info!(group = %self.group, %from, position = %transfer.last, chunks, "installing a snapshot");
         let snapshot = Snapshot { meta, snapshot: SnapshotData(Some(Box::new(transfer.spool))) };
         let installed = self.raft.install_full_snapshot(transfer.vote.into(), snapshot).await;

@@ -164,7 +164,11 @@ impl RaftNetworkV2<TypeConfig> for Client {
         async move { Ok(results.boxed()) }.boxed()
     }
 
-    async fn vote(&mut self, request: VoteRequest<TypeConfig>, _: RPCOption) -> Result<VoteResponse<TypeConfig>, Error> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Error> {
         let answer: VoteAnswer = self.ask(message::VOTE, &wire::VoteRequest::from(&request)).await?;
         Ok(answer.into())
     }

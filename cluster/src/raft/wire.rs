@@ -257,12 +257,10 @@ mod tests {
             ("append", encode(&append())),
             ("appended", encode(&Appended::Conflict(at(299)))),
             ("vote", encode(&VoteRequest { vote: ballot(), last: Some(at(300)), is_transfer: true })),
-            ("snapshot-begin", encode(&SnapshotStep::Begin {
-                transfer: 9,
-                vote: ballot(),
-                last: at(300),
-                members: members(),
-            })),
+            (
+                "snapshot-begin",
+                encode(&SnapshotStep::Begin { transfer: 9, vote: ballot(), last: at(300), members: members() }),
+            ),
         ]
     }
 

@@ -333,7 +333,7 @@ impl Run {
             shared.counters.frames_malformed.add(1);
         }
         if is_news {
-            tracing::warn!(node = %to, %lane, %reason, "node cannot be reached");
+            tracing::warn!(node = %to, %lane, %reason, "connection to a node failed");
         }
     }
 }

@@ -52,8 +52,10 @@ use tokio::time::Instant;
 #[derive(Clone)]
 pub struct Transport {
     shared: Arc<Shared>,
-    connections: Arc<Mutex<BTreeMap<(NodeId, Lane), Arc<Connection>>>>,
+    connections: Arc<Mutex<Connections>>,
 }
+
+type Connections = BTreeMap<(NodeId, Lane), Arc<Connection>>;
 
 /// What all connections use.
 struct Shared {
@@ -162,7 +164,7 @@ impl Transport {
         connection.clone()
     }
 
-    fn connections(&self) -> MutexGuard<'_, BTreeMap<(NodeId, Lane), Arc<Connection>>> {
+    fn connections(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

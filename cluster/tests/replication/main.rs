@@ -56,7 +56,8 @@ fn a_single_node_starts_again_from_what_is_durable_and_a_purged_log() {
     assert_eq!(after, before.numbers);
 }
 
-/// Makes a replica's state durable and waits until its log no longer begins at the beginning.
+/// Makes a replica's state durable and waits until its log no longer begins at the beginning, durably: a purge is durable
+/// with the next append, whose number is 9999.
 fn flush_and_purge(node: &Node, partition: u16) {
     node.toy(partition).flush();
     let replica = node.cluster.replica(PartitionId(partition)).unwrap();
@@ -65,6 +66,8 @@ fn flush_and_purge(node: &Node, partition: u16) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => Err(other.map(|entries| entries.len())),
     });
+    node.append(partition, 9999).unwrap();
+    eventually("the append has arrived", || node.toy(partition).state().numbers.get(&9999).map(|_| ()).ok_or(()));
 }
 
 #[test]
@@ -195,7 +198,7 @@ fn a_node_that_joins_after_the_log_was_purged_gets_a_snapshot() {
     let joined = second.start();
     fully_replicated(&node, 2);
     agree(&[&node, &joined]);
-    assert_eq!(joined.toy(0).state().numbers.len(), 500);
+    assert_eq!(joined.toy(0).state().numbers.len(), 501);
 }
 
 #[test]
@@ -211,7 +214,7 @@ fn a_replica_that_lost_its_store_is_rebuilt_from_another() {
     nodes.push(places[2].start());
     eventually("the replica is rebuilt", || nodes[2].cluster.ready());
     agree(&nodes.iter().collect::<Vec<_>>());
-    assert_eq!(nodes[2].toy(2).state().numbers.len(), 301);
+    assert_eq!(nodes[2].toy(2).state().numbers.len(), 302);
 }
 
 #[test]
@@ -283,7 +286,10 @@ fn a_directory_of_another_cluster_does_not_join() {
     mine.start().kill();
     mine.join = vec![other.address.clone()];
     let refused = mine.try_start().map(|_| ()).unwrap_err();
-    assert!(matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()), "{refused}");
+    assert!(
+        matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()),
+        "{refused}"
+    );
 }
 
 #[test]
