@@ -25,8 +25,8 @@ Examples:
   hourmark query checkout --from 2026-11-01 --step day           day by day, merged on the server
   hourmark query checkout --step total --quantiles 0.5,0.999 -o json
 
-Times are 2026-11-22, 2026-11-22T20 or RFC 3339. Hour states: open (still runs), sealed, amended (late events came after).
-Exit code 3: no such app, or no events in the range.")]
+Times are 2026-11-22, 2026-11-22T20 or RFC 3339. An hour is open (still runs), sealed, or amended
+(late events came after it was sealed). Exit code 3: no such app, or no events in the range.")]
 pub struct Arguments {
     /// The app
     #[arg(value_name = "APP")]

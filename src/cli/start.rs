@@ -21,13 +21,15 @@ use tokio::io::AsyncReadExt as _;
 #[command(after_help = "\
 Examples:
   hourmark start --data-dir n1
-  hourmark start --data-dir n2 --http-addr 127.0.0.1:3610 --cluster-addr 127.0.0.1:3611 --join 127.0.0.1:3601
-  hourmark start --data-dir n3 --http-addr 127.0.0.1:3620 --cluster-addr 127.0.0.1:3621 --join 127.0.0.1:3601
+  hourmark start --data-dir n2 --join 127.0.0.1:3601 \\
+      --http-addr 127.0.0.1:3610 --cluster-addr 127.0.0.1:3611
+  hourmark start --data-dir n3 --join 127.0.0.1:3601 \\
+      --http-addr 127.0.0.1:3620 --cluster-addr 127.0.0.1:3621
 
-Each setting: flag, or HOURMARK_* in the environment, or a key in the file of --config, or the default.
--h lists the usual settings, --help all of them.")]
+Each setting: the flag, else HOURMARK_* in the environment, else the file of --config, else the
+default. -h lists the usual settings, --help all of them.")]
 pub struct Arguments {
-    /// A TOML file of settings: data_dir = \"n1\", join = [\"10.0.0.5:3601\"]
+    /// A TOML file of settings, one key per flag: data_dir = "n1"
     #[arg(long, value_name = "FILE", env = "HOURMARK_CONFIG", hide_env_values = true)]
     config: Option<PathBuf>,
     /// Stop when stdin ends, so that a node does not outlive the process that started it

@@ -1,5 +1,7 @@
 //! The command line as scripts see it: help texts, exit codes, stdout and stderr of the built binary against a fake node.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod fake;
 
 use fake::Fake;
@@ -117,8 +119,11 @@ async fn a_port_in_use_stops_dev_before_it_starts_anything() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port();
     // The second node's HTTP port, so that the first one's would have been free.
-    let ran = hourmark(&["dev", "--base-port", &(port - 10).to_string()], b"").await;
+    let directory = tempfile::tempdir().unwrap();
+    let data_dir = directory.path().display().to_string();
+    let ran = hourmark(&["dev", "--base-port", &(port - 10).to_string(), "--data-dir", &data_dir], b"").await;
     assert_eq!(ran.code, 1);
+    assert_eq!(std::fs::read_dir(&data_dir).unwrap().count(), 0);
     assert!(
         ran.stderr.contains(&format!("port {port} for node-2")) && ran.stderr.lines().count() == 1,
         "{}",

@@ -112,6 +112,11 @@ impl Child {
         self.ready.clone()
     }
 
+    /// Whether the process has not ended yet.
+    pub fn is_running(&self) -> bool {
+        self.status.borrow().is_none()
+    }
+
     /// Waits until the process has ended.
     pub async fn wait(&self) {
         // An error means that the task which waits for the process is gone, and the process with it.

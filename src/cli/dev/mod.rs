@@ -38,13 +38,13 @@ const EXPLAIN_INTERVAL: Duration = Duration::from_secs(10);
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
-  hourmark dev                                    three nodes, data thrown away at the end
-  hourmark dev --data-dir cluster                 the same, data kept; the next start goes on where it was
+  hourmark dev                        three nodes, data thrown away at the end
+  hourmark dev --data-dir cluster     data kept: the next start goes on where this one ended
   hourmark dev --nodes 1
-  hourmark dev -- --max-future off                settings of `hourmark start` for every node
+  hourmark dev -- --max-future off    settings of `hourmark start` for every node
 
-Node i serves HTTP on port 3600 + 10·(i-1) and other nodes on the port after it. To see what a failure does, kill a
-node's process: the cluster goes on, and the command to bring it back is printed.")]
+Node i serves HTTP on port 3600 + 10·(i-1), other nodes on the port after it. To see what a failure
+does, kill a node's process: the cluster goes on, and the command to bring it back is printed.")]
 pub struct Arguments {
     /// How many nodes
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=9))]
@@ -66,7 +66,13 @@ pub struct Arguments {
 /// Runs the cluster until it is told to stop.
 pub async fn run(arguments: &Arguments) -> Outcome {
     let directory = Directory::open(arguments.data_dir.as_deref(), arguments.nodes)?;
-    let plans: Vec<_> = (1..=arguments.nodes).map(|number| plan(arguments, &directory, number)).collect();
+    let outcome = run_in(&directory, arguments).await;
+    directory.close();
+    outcome
+}
+
+async fn run_in(directory: &Directory, arguments: &Arguments) -> Outcome {
+    let plans: Vec<_> = (1..=arguments.nodes).map(|number| plan(arguments, directory, number)).collect();
     for plan in &plans {
         plan.check_ports()?;
     }
@@ -76,9 +82,8 @@ pub async fn run(arguments: &Arguments) -> Outcome {
         children: Vec::new(),
         client: Client::new(&plans.iter().map(Plan::url).collect::<Vec<_>>())?,
     };
-    let outcome = dev.live(&plans, &directory).await;
+    let outcome = dev.live(&plans, directory).await;
     dev.stop().await;
-    directory.close();
     outcome
 }
 
@@ -139,7 +144,7 @@ impl Dev {
             }
             let mut ready = self.children[0].ready();
             let event = tokio::select! {
-                _ = ready.wait_for(|is_ready| *is_ready) => continue,
+                Ok(_) = ready.wait_for(|is_ready| *is_ready) => continue,
                 event = self.event() => event,
             };
             return self.early_end(event);
@@ -191,6 +196,7 @@ impl Dev {
 
     /// Stops all nodes: asks them, and kills those that take too long or when a second signal comes.
     async fn stop(&mut self) {
+        self.children.retain(Child::is_running);
         if self.children.is_empty() {
             return;
         }

@@ -36,17 +36,19 @@ use tokio::time::Instant;
 
 /// Send events from a file or stdin
 ///
-/// The input is NDJSON, one event per line, as it is or compressed with gzip or zstd:
-/// {"app_id": "checkout", "timestamp": "2026-11-22T20:15:03.123Z", "response_time_ms": 12.75}
+/// The input is NDJSON, one event per line as in the example below, plain or compressed with gzip or zstd.
 ///
 /// Requests without an answer are sent again, to the next server if there are several, until --timeout has passed
 /// without progress; each event counts once all the same. Prints accepted, duplicate (counted before) and rejected on
 /// stdout; rejected lines go to stderr with number and reason, and the exit code is 1 if there are any.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
+An event:
+  {\"app_id\": \"checkout\", \"timestamp\": \"2026-11-22T20:15:03.123Z\", \"response_time_ms\": 12.75}
+
 Examples:
   hourmark send events.ndjson
-  zcat logs-*.gz | hourmark send - --server http://10.0.0.5:3600 --server http://10.0.0.6:3600
+  zcat logs-*.gz | hourmark send --server http://10.0.0.5:3600 --server http://10.0.0.6:3600
   hourmark send events.ndjson.zst --rejects rejected.ndjson -o json
 
 After a run that failed midway, the message tells how to go on without counting anything twice.")]
@@ -58,7 +60,7 @@ pub struct Arguments {
     connection: Connection,
     #[command(flatten)]
     output: Output,
-    /// Write rejected lines here instead of stderr: {"line": 17, "code": "bad_timestamp", "message": "…"}
+    /// Write rejected lines here instead of stderr, as JSON lines of line, code and message
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     rejects: Option<PathBuf>,
     /// Give up after so long without progress
