@@ -40,4 +40,5 @@ pub use reads::{
     AppHours, AppSelection, Generation, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredApps,
     StoredAt, StoredHours, StoredReads,
 };
+pub use serve::not_yet;
 pub use state::{HourState, Version};

@@ -92,6 +92,11 @@ impl Leader {
     }
 }
 
+/// The answer of a node that has not built its rooms yet; the asker tries again.
+pub fn not_yet() -> Bytes {
+    encode_answer(&Err(ReadError::Unavailable("the node is starting".to_owned())))
+}
+
 /// Hours merged into one.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Summary {
