@@ -8,6 +8,7 @@ use super::output;
 use futures::future::LocalBoxFuture;
 use hourmark::config::Config;
 use hourmark::node;
+use hourmark::rollup::Engine;
 use simulation::{NodeStart, Options, SCENARIOS, Scenario};
 use std::process::{Command, Stdio};
 use std::rc::Rc;
@@ -97,7 +98,7 @@ fn start_node(start: NodeStart) -> LocalBoxFuture<'static, Result<(), String>> {
         ..Config::default()
     };
     Box::pin(async move {
-        let ended = node::run(config, start.environment, std::future::pending(), |_| {}).await;
+        let ended = node::run(config, start.environment, Engine::Journal, std::future::pending(), |_| {}).await;
         ended.map_err(|error| error.to_string())
     })
 }

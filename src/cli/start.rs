@@ -5,6 +5,7 @@ use super::signals::Signals;
 use clap::{Arg, ArgAction, ArgMatches};
 use cluster::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
 use hourmark::config::{Config, Flags, SETTINGS, Setting};
+use hourmark::rollup::Engine;
 use hourmark::{node, telemetry};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -123,7 +124,8 @@ async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
         // A sender that is gone wants the node stopped too.
         let _ = stopped.await;
     };
-    let mut node = std::pin::pin!(node::run(config, environment, shutdown, announce));
+    let engine = Engine::Sled { data_directory: config.data_dir.clone().into() };
+    let mut node = std::pin::pin!(node::run(config, environment, engine, shutdown, announce));
     tokio::select! {
         outcome = &mut node => return Ok(outcome?),
         () = signals.next() => {}

@@ -3,6 +3,7 @@
 use super::settings::ClusterSettings;
 use crate::admin::{Digest, Progress, QuarantinedEntry, Source};
 use crate::metrics::{Figures, PartitionFigures};
+use crate::query::Query;
 use crate::rollup::Store;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,8 @@ use cluster::{Cluster, Offset, PartitionId};
 pub struct NodeSource {
     /// The cluster.
     pub cluster: Cluster,
+    /// Asks leaders of partitions that this node does not hold.
+    pub query: Query,
     /// This node's replicas.
     pub store: Store,
     /// What all nodes share.
@@ -40,21 +43,18 @@ impl Source for NodeSource {
     }
 
     async fn progress(&self, partition: PartitionId) -> Option<Progress> {
-        let figures = self.store.partition(partition)?.figures();
-        Some(Progress {
-            consumed_offset: figures.consumed.map(|offset| offset.0),
-            lag_events: figures.lag_events,
-        })
+        let progress = self.query.progress(partition).await?;
+        Some(Progress { consumed_offset: progress.consumed.map(|offset| offset.0), lag_events: progress.lag_events })
     }
 
     async fn digests(&self) -> Result<Vec<Digest>, String> {
-        let partitions = self.cluster.partitions().into_iter().filter_map(|id| self.store.partition(id));
+        let partitions = self.store.partitions().into_iter();
         let digests = partitions.map(|partition| {
             let digest = partition.digest();
             Digest {
                 partition: partition.id().0,
                 consumed_offset: digest.consumed.map(|offset| offset.0),
-                digest: digest.to_string(),
+                digest: format!("{:016x}{:016x}{:016x}", digest.rollups, digest.identities, digest.counters),
             }
         });
         Ok(digests.collect())
@@ -62,8 +62,9 @@ impl Source for NodeSource {
 
     async fn quarantined(&self, entries_max: usize) -> Result<Vec<QuarantinedEntry>, String> {
         let mut entries = Vec::new();
-        for partition in self.cluster.partitions().into_iter().filter_map(|id| self.store.partition(id)) {
-            let found = partition.quarantined(0, entries_max - entries.len()).map_err(|error| error.to_string())?;
+        for partition in self.store.partitions() {
+            let found = partition.reader().quarantined(Offset(0), entries_max - entries.len());
+            let found = found.map_err(|error| error.to_string())?;
             entries.extend(found.into_iter().map(|entry| QuarantinedEntry {
                 partition: partition.id().0,
                 offset: entry.offset,
@@ -79,8 +80,8 @@ impl Source for NodeSource {
     }
 
     async fn quarantined_payload(&self, partition: PartitionId, offset: u64) -> Result<Option<Bytes>, String> {
-        let Some(partition) = self.store.partition(partition) else { return Ok(None) };
-        let found = partition.quarantined(offset, 1).map_err(|error| error.to_string())?;
+        let Some(partition) = self.store.find(partition) else { return Ok(None) };
+        let found = partition.reader().quarantined(Offset(offset), 1).map_err(|error| error.to_string())?;
         Ok(found.into_iter().next().filter(|entry| entry.offset == offset).map(|entry| entry.payload))
     }
 
@@ -91,7 +92,7 @@ impl Source for NodeSource {
         let status = self.cluster.status();
         let number = |offset: Option<Offset>| offset.map_or(0, |offset| offset.0);
         let partitions = status.partitions.iter().map(|partition| {
-            let stored = self.store.partition(partition.id).map(|state| state.figures()).unwrap_or_default();
+            let stored = self.store.find(partition.id).map(|state| state.figures()).unwrap_or_default();
             let figures = PartitionFigures {
                 is_leader: leaderships.contains_key(&partition.id),
                 term: partition.term.0,

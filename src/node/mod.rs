@@ -1,8 +1,10 @@
 //! Builds every room from configuration and environment, starts and stops them in order. The only place that knows all
 //! rooms; what a room needs of another is joined here.
 
+mod admin;
 mod append;
 mod host;
+mod housekeeping;
 mod partition;
 mod reads;
 mod settings;
@@ -13,13 +15,14 @@ use crate::http::{self, Door, Limits};
 use crate::ingest::{self, Intake};
 use crate::metrics::Metrics;
 use crate::query::{self, Leader, Query};
-use crate::rollup::{Engine, Store};
+use crate::rollup::{Engine, Policy, Store};
+use admin::NodeSource;
 use append::ClusterAppend;
 use cluster::environment::Environment;
 use cluster::{Cluster, log::LogConfig};
 use host::ProductHost;
 use partition::LedPartition;
-use reads::{ClusterPartitions, OpenReads, StoreReads};
+use reads::{OpenReads, StoreReads};
 use settings::ClusterSettings;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,14 +94,17 @@ impl Node {
             Error::Failed(format!("listening for HTTP on {}: {error}; choose another --http-addr", config.http_addr))
         })?;
         let http_address = door.address().to_owned();
-        let store = Store::new(environment.clone(), engine, config.write_out_interval, metrics.store.clone());
-        let host = Arc::new(ProductHost::new(store.clone()));
+        let policy = Policy { interval: config.write_out_interval, ..Policy::default() };
+        let host = Arc::new(ProductHost::new(environment.clone(), engine, policy, metrics.store.clone()));
         let cluster = Cluster::start(environment.clone(), cluster_config(config, &http_address), host.clone()).await;
         let cluster = cluster.map_err(|error| start_error(&error))?;
         let settings =
             ClusterSettings::decode(&cluster.settings()).map_err(|error| Error::Failed(error.to_string()))?;
+        let store =
+            host.store(&settings).await.map_err(|error| Error::Failed(format!("opening the store: {error}")))?;
+        housekeeping::start(environment, &cluster, &store);
         let aggregation = start_aggregation(config, environment, &cluster, &store, settings, &metrics).await?;
-        let stored = Arc::new(StoreReads::new(store.clone()));
+        let stored = Arc::new(StoreReads { store: store.clone(), tasks: environment.tasks.clone() });
         let open = OpenReads { cluster: cluster.clone(), aggregation: aggregation.clone() };
         let lateness = Duration::from_millis(settings.lateness_ms);
         host.answer_by(Leader::new(stored.clone(), Arc::new(open), settings.sketch(), lateness));
@@ -108,11 +114,18 @@ impl Node {
             cache_bytes_max: config.cache_bytes,
             ..query::Settings::default()
         };
-        let partitions = Arc::new(ClusterPartitions(cluster.clone()));
-        let query = Query::new(partitions, stored, query_settings, metrics.query.clone());
+        let query = Query::new(Arc::new(cluster.clone()), stored, query_settings, metrics.query.clone());
         let append = Arc::new(ClusterAppend(cluster.clone()));
         let intake = Intake::new(environment, append, ingest_settings(config), metrics.ingest.clone());
-        let rooms = [ingest::room(intake), query::room(query)];
+        let source = NodeSource {
+            cluster: cluster.clone(),
+            query: query.clone(),
+            store: store.clone(),
+            settings,
+            environment: environment.clone(),
+        };
+        let admin = crate::admin::room(Arc::new(source), metrics);
+        let rooms = [ingest::room(intake), query::room(query), admin];
         let server = door.serve(http::assemble(rooms), Limits::default());
         let ready =
             Ready { node_name: config.node_name.clone(), http_address, cluster_address: cluster.cluster_address() };
@@ -144,7 +157,7 @@ async fn start_aggregation(
     let bounds = aggregate::Settings::new(settings.sketch(), lateness, config.checkpoint_interval);
     let (found, stored) = (cluster.clone(), store.clone());
     let find: aggregate::FindPartition = Arc::new(move |id| {
-        let (replica, state) = (found.replica(id)?, stored.partition(id)?);
+        let (replica, state) = (found.replica(id)?, stored.find(id)?);
         Some(Arc::new(LedPartition { replica, state }) as Arc<dyn aggregate::Partition>)
     });
     let led = cluster.leaderships();

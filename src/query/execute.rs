@@ -277,15 +277,13 @@ impl Query {
     /// Waits until this node's stored rows hold `offset`.
     async fn wait_for(&self, partition: PartitionId, offset: Option<Offset>) -> Result<(), Error> {
         let Some(offset) = offset else { return Ok(()) };
-        let mut consumed = self.inner.stored.consumed(partition).ok_or(ReadError::NoReplica)?;
         let deadline = Instant::now() + self.inner.settings.after_timeout;
-        let reached = timeout_at(deadline, consumed.wait_for(|consumed| *consumed >= Some(offset))).await;
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::Unavailable(format!(
-                "this node's replica of partition {partition} does not hold offset {offset} yet; ask again or another node"
-            ))),
+        if self.inner.stored.wait_consumed(partition, offset, deadline).await? {
+            return Ok(());
         }
+        Err(Error::Unavailable(format!(
+            "this node's replica of partition {partition} does not hold offset {offset} yet; ask again or another node"
+        )))
     }
 
     async fn range_permit(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Error> {

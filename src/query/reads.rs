@@ -14,7 +14,6 @@ use cluster::{Offset, PartitionId};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Reads this node's replica as it is stored: everything up to `consumed`.
@@ -32,8 +31,9 @@ pub trait StoredReads: Send + Sync + 'static {
     /// Apps in the order of their names, at most `selection.apps_max`, all as of one `consumed`.
     async fn apps(&self, partition: PartitionId, selection: &AppSelection) -> Result<StoredApps, ReadError>;
 
-    /// The offset that is folded into the stored rows, as it moves; nothing where this node holds no replica.
-    fn consumed(&self, partition: PartitionId) -> Option<watch::Receiver<Option<Offset>>>;
+    /// Waits until the stored rows hold everything up to `offset`; `false` if they do not by the deadline.
+    async fn wait_consumed(&self, partition: PartitionId, offset: Offset, deadline: Instant)
+    -> Result<bool, ReadError>;
 
     /// How far the events of a partition are folded here; nothing where this node holds no replica.
     fn progress(&self, partition: PartitionId) -> Option<Progress>;

@@ -206,8 +206,13 @@ impl StoredReads for Fake {
         Ok(StoredApps { at: self.at(state.watermark_ms), apps, has_more })
     }
 
-    fn consumed(&self, _: PartitionId) -> Option<watch::Receiver<Option<Offset>>> {
-        self.state().has_replica.then(|| self.consumed.subscribe())
+    async fn wait_consumed(&self, _: PartitionId, offset: Offset, deadline: Instant) -> Result<bool, ReadError> {
+        if !self.state().has_replica {
+            return Err(ReadError::NoReplica);
+        }
+        let mut consumed = self.consumed.subscribe();
+        let reached = consumed.wait_for(|consumed| *consumed >= Some(offset));
+        Ok(tokio::time::timeout_at(deadline, reached).await.is_ok())
     }
 
     fn progress(&self, _: PartitionId) -> Option<Progress> {
