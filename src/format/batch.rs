@@ -81,7 +81,7 @@ impl BatchBuilder {
         let mut starts = Vec::with_capacity(self.apps.len());
         let mut start = 0;
         for app in &self.apps {
-            put_bytes(&mut out, self.names[app.name.start as usize..app.name.end as usize].as_bytes());
+            put_bytes(&mut out, &self.names.as_bytes()[app.name.start as usize..app.name.end as usize]);
             put_varint(&mut out, u128::from(app.events));
             starts.push(start);
             start += app.events as usize;
