@@ -35,7 +35,7 @@ pub use answer::{AppAnswer, AppsAnswer, AsOf, HourAnswer, HoursAnswer, Numbers, 
 pub use execute::{Query, Settings};
 pub use http::room;
 pub use leader::{AppsPage, HourRow, HoursPage, Leader};
-pub use partitions::Partitions;
+pub use partitions::{AskError, Partitions};
 pub use reads::{
     AppHours, AppSelection, Generation, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredApps,
     StoredAt, StoredHours, StoredReads,

@@ -2,10 +2,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::{CallError, Cluster, PartitionId, Target};
+use cluster::PartitionId;
 use tokio::time::Instant;
 
-/// Where partitions are, and the way to their leaders.
+/// Where partitions are, and the way to their leaders; the node plugs the cluster in.
 #[async_trait]
 pub trait Partitions: Send + Sync + 'static {
     /// All partitions, ascending.
@@ -15,20 +15,10 @@ pub trait Partitions: Send + Sync + 'static {
     fn of_slot(&self, slot: u16) -> PartitionId;
 
     /// Asks the leader of `partition`, wherever it is: its node answers with [`super::Leader::serve`].
-    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, CallError>;
+    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, AskError>;
 }
 
-#[async_trait]
-impl Partitions for Cluster {
-    fn all(&self) -> Vec<PartitionId> {
-        self.partitions()
-    }
-
-    fn of_slot(&self, slot: u16) -> PartitionId {
-        self.slots()[usize::from(slot)]
-    }
-
-    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
-        self.call(partition, Target::Leader, request, deadline).await
-    }
-}
+/// No leader answered; asking again is always safe.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct AskError(pub String);

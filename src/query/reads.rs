@@ -19,7 +19,8 @@ use tokio::time::Instant;
 /// Reads this node's replica as it is stored: everything up to `consumed`.
 #[async_trait]
 pub trait StoredReads: Send + Sync + 'static {
-    /// An app's rows in a range of hours, oldest first, at most `hours_max`, all as of one `consumed`.
+    /// An app's rows in a range of hours, oldest first, at most `hours_max`, all as of one `consumed`. It may end earlier,
+    /// with at least one row and `has_more`.
     async fn hours(
         &self,
         partition: PartitionId,

@@ -22,7 +22,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 pub const ROWS_PER_TURN: usize = 24;
 
 impl Leader {
-    /// Answers a message of [`super::message`] about a partition that this node leads; refusals are answers too.
+    /// Answers a read request of another node about a partition that this node leads; refusals are answers too.
     pub async fn serve(&self, partition: PartitionId, request: &[u8]) -> Bytes {
         let answer = match Request::decode(request) {
             Ok(request) => {

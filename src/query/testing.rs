@@ -2,7 +2,7 @@
 
 use super::leader::{Leader, merge_apps};
 use super::reads::*;
-use super::{Partitions, Query, Settings};
+use super::{AskError, Partitions, Query, Settings};
 use crate::domain::{AppId, Hour, ResponseTime, Rollup, SketchConfig, slot_of};
 use crate::format::StoredRollup;
 use crate::http::assemble;
@@ -10,7 +10,7 @@ use crate::metrics::Metrics;
 use async_trait::async_trait;
 use axum::Router;
 use bytes::Bytes;
-use cluster::{CallError, Offset, PartitionId};
+use cluster::{Offset, PartitionId};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -51,6 +51,8 @@ pub struct Fake {
     state: Arc<Mutex<State>>,
     consumed: Arc<watch::Sender<Option<Offset>>>,
     partitions: u16,
+    /// Rows that a read of stored rows returns at most, whatever it is asked for.
+    pub stored_rows_max: usize,
     pub metrics: Metrics,
     pub settings: Settings,
 }
@@ -76,6 +78,7 @@ impl Fake {
             state: Arc::new(Mutex::new(state)),
             consumed: Arc::new(watch::channel(None).0),
             partitions,
+            stored_rows_max: usize::MAX,
             metrics: Metrics::new(),
             settings: Settings { lateness: LATENESS, ..Settings::default() },
         }
@@ -194,7 +197,11 @@ impl StoredReads for Fake {
         }
         let state = self.state();
         let mut rows = state.stored.range((app.clone(), hours.start)..(app.clone(), hours.end));
-        let page = rows.by_ref().take(hours_max).map(|((_, hour), row)| (*hour, row.clone())).collect();
+        let page = rows
+            .by_ref()
+            .take(hours_max.min(self.stored_rows_max))
+            .map(|((_, hour), row)| (*hour, row.clone()))
+            .collect();
         let has_more = rows.next().is_some();
         let is_known = state.stored.keys().any(|(other, _)| other == app);
         Ok(StoredHours { at: self.at(state.watermark_ms), rows: page, has_more, is_known })
@@ -256,7 +263,7 @@ impl Partitions for Fake {
         PartitionId(slot % self.partitions)
     }
 
-    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, CallError> {
+    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, AskError> {
         let mood = self.state().mood.clone();
         match mood {
             Mood::Well => {
@@ -266,7 +273,7 @@ impl Partitions for Fake {
             }
             Mood::NoLeader => {
                 tokio::time::sleep_until(deadline).await;
-                Err(CallError::Deadline)
+                Err(AskError("no leader".to_owned()))
             }
             Mood::NotLeader(times) => {
                 self.set_mood(if times <= 1 { Mood::Well } else { Mood::NotLeader(times - 1) });

@@ -445,8 +445,10 @@ proptest! {
         stored in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
         open in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
         page_hours in 1usize..12,
+        stored_rows_max in 1usize..12,
     ) {
-        let fake = Fake::new(1);
+        let mut fake = Fake::new(1);
+        fake.stored_rows_max = stored_rows_max;
         stored.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
         fake.checkpoint();
         open.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
