@@ -38,6 +38,7 @@ use crate::NodeId;
 use crate::environment::{Environment, Listener};
 use connection::Connection;
 use heard::{Heard, HeardNodes};
+use reader::Buffers;
 use server::Server;
 use stats::Counters;
 use std::collections::BTreeMap;
@@ -65,6 +66,7 @@ struct Shared {
     limits: Limits,
     counters: Counters,
     heard: HeardNodes,
+    buffers: Arc<Buffers>,
     stop: watch::Sender<bool>,
     numbers: AtomicU64,
 }
@@ -85,6 +87,7 @@ impl Transport {
             environment: environment.clone(),
             identity,
             directory,
+            buffers: Buffers::new(limits.receive_buffers_bytes_max),
             limits,
             counters: Counters::default(),
             heard: HeardNodes::new(),

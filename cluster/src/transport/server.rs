@@ -114,7 +114,7 @@ impl Server {
     /// A connection's life: handshake, then requests and answers.
     async fn serve(&self, stream: Box<dyn Stream>, address: &str, stranger: OwnedSemaphorePermit) {
         let (reader, mut writer) = tokio::io::split(stream);
-        let mut reader = FrameReader::new(reader, &self.shared.limits);
+        let mut reader = FrameReader::new(reader, &self.shared.limits, &self.shared.buffers);
         let hello = match expect_hello(&mut reader, &self.shared.limits, &self.shared.counters).await {
             Ok(hello) => hello,
             Err(error) => {

@@ -165,6 +165,19 @@ async fn connections_that_do_not_say_who_they_are_are_bounded_and_end() {
     Hand::connect(&network, 1, 2).await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn nodes_do_not_take_the_place_of_strangers() {
+    let network = Arc::new(MemoryNetwork::default());
+    let two = node_with(&network, identity(2), Limits { strangers_max: 1, ..Limits::default() }).await;
+    let _nodes = [Hand::connect(&network, 1, 2).await, Hand::connect(&network, 3, 2).await];
+    let mut stranger = Hand::new(network.raw("2").unwrap());
+    assert_eq!(stranger.greet(&Hello::stranger()).await.verdict, Verdict::Welcome);
+    assert_eq!(two.transport.stats().connections_accepted, 3);
+    let start = Instant::now();
+    stranger.closed().await;
+    assert_eq!(start.elapsed(), Limits::default().handshake_timeout, "a stranger that asks nothing has to go");
+}
+
 /// Counts warnings.
 struct CountWarnings(Arc<AtomicUsize>);
 
