@@ -1,1 +1,147 @@
 //! The one HTTP server; rooms bring routes.
+//!
+//! ```text
+//!   Door::listen ── the real port is known ──▶ rooms are built ──▶ assemble(rooms) ──▶ Door::serve ──▶ Server::shutdown
+//! ```
+//!
+//! A room hands over a [`Room`]: its routes and their description. [`assemble`] joins them, serves the joined description
+//! as `/openapi.json`, and gives every path and method that no room knows the same [`Problem`] shape as every refusal.
+
+mod error;
+mod server;
+mod stall;
+
+pub use error::{PROBLEM_MEDIA_TYPE, Problem};
+pub use server::{Door, Limits, Server};
+
+use axum::Router;
+use axum::http::{Method, StatusCode, Uri, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use bytes::Bytes;
+use utoipa::OpenApi;
+
+/// What a room brings to the server.
+pub struct Room {
+    /// Its routes, with their full paths and their state inside.
+    pub routes: Router,
+    /// The description of those routes, from the handlers' own types.
+    pub openapi: utoipa::openapi::OpenApi,
+}
+
+/// The description that the rooms' parts are merged into.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Hourmark",
+        description = "Counts, averages, extremes and quantiles of response times per app and UTC hour. Any node takes \
+                       any request. Every refusal is `application/problem+json` with a stable `code`."
+    ),
+    components(schemas(Problem))
+)]
+struct Api;
+
+/// Joins the rooms into one router.
+pub fn assemble(rooms: impl IntoIterator<Item = Room>) -> Router {
+    let mut api = Api::openapi();
+    let mut router = Router::new();
+    for room in rooms {
+        api.merge(room.openapi);
+        router = router.merge(room.routes);
+    }
+    let description = Bytes::from(api.to_json().expect("a description of strings always serializes"));
+    let openapi = move || {
+        let json = [(header::CONTENT_TYPE, "application/json")];
+        std::future::ready((json, description.clone()))
+    };
+    router.route("/openapi.json", get(openapi)).fallback(no_such_path).method_not_allowed_fallback(no_such_method)
+}
+
+async fn no_such_path(uri: Uri) -> impl IntoResponse {
+    let detail = format!("there is nothing at {}; /openapi.json lists what there is", uri.path());
+    Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+}
+
+async fn no_such_method(method: Method, uri: Uri) -> impl IntoResponse {
+    let detail = format!("{} does not take {method}; the Allow header says what it takes", uri.path());
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+}
+
+#[cfg(test)]
+pub mod testing {
+    //! Asks a router as a client would, without a socket.
+
+    use super::*;
+    use axum::body::Body;
+    use axum::http::{HeaderMap, Request};
+    use http_body_util::BodyExt;
+    use hyper::service::Service;
+    use hyper_util::service::TowerToHyperService;
+
+    /// What a client saw.
+    #[derive(Debug)]
+    pub struct Seen {
+        /// The status.
+        pub status: StatusCode,
+        /// All headers.
+        pub headers: HeaderMap,
+        /// The whole body.
+        pub body: Bytes,
+    }
+
+    impl Seen {
+        /// The body as JSON.
+        pub fn json(&self) -> serde_json::Value {
+            serde_json::from_slice(&self.body).unwrap()
+        }
+
+        /// Status and code of a refusal, which must have the right media type.
+        pub fn refusal(&self) -> (u16, String) {
+            assert_eq!(self.headers[header::CONTENT_TYPE], PROBLEM_MEDIA_TYPE, "{self:?}");
+            let problem: Problem = serde_json::from_slice(&self.body).unwrap();
+            assert_eq!(problem.status, self.status.as_u16());
+            (problem.status, problem.code.into_owned())
+        }
+    }
+
+    /// Sends one request.
+    pub async fn send(router: &Router, request: Request<Body>) -> Seen {
+        let response = TowerToHyperService::new(router.clone()).call(request).await.unwrap();
+        let (parts, body) = response.into_parts();
+        Seen { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    }
+
+    /// Gets a path.
+    pub async fn ask(router: &Router, path: &str) -> Seen {
+        send(router, Request::get(path).body(Body::empty()).unwrap()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::{ask, send};
+    use super::*;
+    use axum::body::Body;
+    use axum::http::Request;
+
+    fn router() -> Router {
+        let routes = Router::new().route("/there", get(|| async { "here" }));
+        assemble([Room { routes, openapi: Api::openapi() }])
+    }
+
+    #[tokio::test]
+    async fn an_unknown_path_and_an_unknown_method_are_problems() {
+        assert_eq!(ask(&router(), "/nowhere").await.refusal(), (404, "not_found".to_owned()));
+        let seen = send(&router(), Request::delete("/there").body(Body::empty()).unwrap()).await;
+        assert_eq!(seen.refusal(), (405, "method_not_allowed".to_owned()));
+        assert_eq!(seen.headers[header::ALLOW], "GET,HEAD");
+    }
+
+    #[tokio::test]
+    async fn the_description_is_openapi_3_1() {
+        let api = ask(&router(), "/openapi.json").await.json();
+        assert_eq!(api["openapi"], "3.1.0");
+        assert_eq!(api["info"]["title"], "Hourmark");
+        assert!(api["components"]["schemas"]["Problem"]["properties"]["code"].is_object());
+    }
+}

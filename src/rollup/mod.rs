@@ -1,1 +1,5 @@
 //! Rollups on every replica.
+
+pub mod journal_rows;
+pub mod rows;
+pub mod sled_rows;

@@ -107,7 +107,9 @@ impl Incoming {
                 tracing::info!(group = %self.group, %from, position = %last, chunks, "installing a snapshot");
                 let snapshot = Snapshot { meta, snapshot: SnapshotData(Some(Box::new(spool))) };
                 let incoming = self.clone();
-                self.environment.tasks.spawn("install", async move { incoming.install(from, id, vote, snapshot).await });
+                self.environment
+                    .tasks
+                    .spawn("install", async move { incoming.install(from, id, vote, snapshot).await });
                 Ok(SnapshotAnswer::Received)
             }
             Stage::Receiving { .. } => {

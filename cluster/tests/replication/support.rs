@@ -150,7 +150,7 @@ pub struct Toys {
 
 #[async_trait]
 impl Host for Toys {
-    async fn open(&self, partition: PartitionId) -> io::Result<Arc<dyn StateMachine>> {
+    async fn open(&self, partition: PartitionId, _: Bytes) -> io::Result<Arc<dyn StateMachine>> {
         std::fs::create_dir_all(&self.directory)?;
         let toy = Arc::new(Toy::open(self.directory.join(format!("partition-{partition}")))?);
         self.machines.lock().unwrap().insert(partition, toy.clone());

@@ -1,0 +1,309 @@
+//! Actor: folds one partition's log into open windows and carries them into the stored rollups by checkpoints.
+//!
+//! Lives while this node leads the partition in one term. It owns at most two tables: the one whose checkpoint is under
+//! way and the one that is being filled. It pulls entries, nothing is pushed at it; when a checkpoint is under way and the
+//! next table is full as well, it stops pulling until the log has answered, so its memory is bounded.
+//!
+//! Dying is always safe: what it held is folded again from `consumed` by the next one. It ends itself whenever the log's
+//! answer is not the one it needs (lost leadership, a checkpoint of unknown outcome, a skipped checkpoint).
+
+use super::Settings;
+use super::messages::{AggregatorMessage, Generation, OpenWindows, READS_WAITING_MAX, Read, Selection};
+use super::progress::Progress;
+use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
+use super::watermark::Watermark;
+use super::window_table::WindowTable;
+use crate::format::{Checkpoint, ENTRY_BYTES_MAX, Entry, Quarantined};
+use crate::metrics::AggregateMetrics;
+use bytes::Bytes;
+use cluster::environment::Environment;
+use cluster::{Committed, Offset, Payload, Term};
+use ractor::{Actor, ActorProcessingErr, ActorRef};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// What an aggregator is made of.
+pub struct Aggregator;
+
+/// What an aggregator is started with.
+pub struct Arguments {
+    /// The term it aggregates in.
+    pub term: Term,
+    /// The partition's log and state.
+    pub partition: Arc<dyn Partition>,
+    /// Limits and intervals.
+    pub settings: Settings,
+    /// Shared with its supervisor, which sees from it what killed an aggregator or that it stalls.
+    pub progress: Arc<Progress>,
+    /// Entries that are skipped, because they killed aggregators before.
+    pub poisoned: BTreeSet<Offset>,
+    /// Doors.
+    pub environment: Environment,
+    /// Counters.
+    pub metrics: AggregateMetrics,
+}
+
+/// An aggregator's state.
+pub struct State {
+    arguments: Arguments,
+    /// `consumed` that `filling` will be checkpointed on, once what is under way has been applied.
+    base: Option<Offset>,
+    /// The last entry that was folded.
+    folded: Option<Offset>,
+    watermark: Watermark,
+    filling: WindowTable,
+    under_way: Option<UnderWay>,
+    reads: Vec<Read>,
+    last_checkpoint: Instant,
+    last_event: Instant,
+}
+
+/// A checkpoint that was proposed and not yet answered.
+struct UnderWay {
+    base: Option<Offset>,
+    through: Offset,
+    table: Arc<WindowTable>,
+}
+
+impl Actor for Aggregator {
+    type Msg = AggregatorMessage;
+    type State = State;
+    type Arguments = Arguments;
+
+    async fn pre_start(
+        &self,
+        myself: ActorRef<AggregatorMessage>,
+        arguments: Arguments,
+    ) -> Result<State, ActorProcessingErr> {
+        let Consumed { through, watermark_ms } = arguments.partition.consumed();
+        spawn_waker(&myself, &arguments);
+        myself.send_interval(arguments.settings.tick, || AggregatorMessage::Tick);
+        myself.cast(AggregatorMessage::Wake)?;
+        let now = Instant::now();
+        Ok(State {
+            base: through,
+            folded: through,
+            watermark: Watermark::new(watermark_ms, arguments.settings.lateness_ms),
+            filling: WindowTable::default(),
+            under_way: None,
+            reads: Vec::new(),
+            last_checkpoint: now,
+            last_event: now,
+            arguments,
+        })
+    }
+
+    async fn handle(
+        &self,
+        myself: ActorRef<AggregatorMessage>,
+        message: AggregatorMessage,
+        state: &mut State,
+    ) -> Result<(), ActorProcessingErr> {
+        match message {
+            AggregatorMessage::Wake => state.pull(&myself).await?,
+            AggregatorMessage::Tick => state.tick(&myself)?,
+            AggregatorMessage::CheckpointDone(answer) => {
+                state.checkpoint_done(answer)?;
+                myself.cast(AggregatorMessage::Wake)?;
+            }
+            AggregatorMessage::Read(read) => state.read(read),
+        }
+        Ok(())
+    }
+}
+
+/// Wakes the aggregator when entries have been applied. One wake is under way at most: the next is sent after the entries
+/// of the last have been pulled, which the progress shows.
+fn spawn_waker(myself: &ActorRef<AggregatorMessage>, arguments: &Arguments) {
+    let (aggregator, progress) = (myself.clone(), arguments.progress.clone());
+    let mut applied = arguments.partition.applied();
+    arguments.environment.tasks.spawn("aggregator waker", async move {
+        while applied.changed().await.is_ok() {
+            if progress.take_wake_credit() && aggregator.cast(AggregatorMessage::Wake).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+impl State {
+    /// Folds what has been applied behind `folded`, one bite at a time so that reads get their turn in between.
+    async fn pull(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
+        self.arguments.progress.return_wake_credit();
+        if self.is_full() {
+            return Ok(()); // The answer to the checkpoint under way wakes it.
+        }
+        let from = self.folded.map_or(Offset(0), Offset::next);
+        let entries = self.arguments.partition.tail(from, self.arguments.settings.pull_bytes).await?;
+        let Some(last) = entries.last() else { return Ok(()) };
+        let more = self.arguments.partition.applied().borrow().is_some_and(|applied| applied > last.position.offset);
+        for entry in entries {
+            let offset = entry.position.offset;
+            assert_eq!(offset, self.folded.map_or(Offset(0), Offset::next), "the tail has no holes");
+            self.fold(entry)?;
+            self.folded = Some(offset);
+            // Looked at after each entry, so that a checkpoint holds at most one entry's deltas over the threshold.
+            if self.filling.bytes() >= self.arguments.settings.checkpoint_bytes {
+                self.checkpoint(myself)?;
+                if self.is_full() {
+                    break;
+                }
+            }
+        }
+        self.arguments.progress.folded(self.folded);
+        self.answer_reads();
+        if more && !self.is_full() {
+            myself.cast(AggregatorMessage::Wake)?;
+        }
+        Ok(())
+    }
+
+    /// Folds one entry. An entry that cannot be decoded, or that killed aggregators before, is set aside.
+    fn fold(&mut self, entry: Committed) -> Result<(), ActorProcessingErr> {
+        let offset = entry.position.offset;
+        let Payload::Data(payload) = entry.payload else { return Ok(()) };
+        let events = match Entry::decode(&payload) {
+            Ok(Entry::Events(events)) => events,
+            Ok(Entry::Checkpoint(_)) => return Ok(()),
+            Err(error) => {
+                self.quarantine(offset, 0, &error.to_string(), payload);
+                return Ok(());
+            }
+        };
+        let count = events.events();
+        self.last_event = Instant::now();
+        if self.arguments.poisoned.contains(&offset) {
+            self.quarantine(offset, count, "folding it ended the aggregator again and again", payload);
+            return Ok(());
+        }
+        self.arguments.progress.folding(offset);
+        let Some(acceptance) = self.arguments.partition.acceptance(offset) else {
+            self.arguments.progress.not_folding();
+            return Err("a checkpoint of another aggregator was applied".into());
+        };
+        let counted_before = self.filling.tally().counted;
+        let folded = self.filling.fold(&events, &acceptance, &mut self.watermark, &self.arguments.settings.sketch);
+        self.arguments.metrics.folded.inc_by(self.filling.tally().counted - counted_before);
+        self.arguments.progress.not_folding();
+        if let Err(error) = folded {
+            self.quarantine(offset, count, &error.to_string(), payload);
+        }
+        Ok(())
+    }
+
+    fn quarantine(&mut self, offset: Offset, events: u64, reason: &str, payload: Bytes) {
+        tracing::error!(%offset, events, reason, "entry quarantined");
+        self.filling.quarantine(Quarantined { offset: offset.0, events, reason: reason.to_owned(), payload });
+    }
+
+    /// Whether nothing may be pulled before the checkpoint under way is answered.
+    fn is_full(&self) -> bool {
+        self.under_way.is_some() && self.filling.bytes() >= self.arguments.settings.checkpoint_bytes
+    }
+
+    fn tick(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
+        let settings = &self.arguments.settings;
+        let has_something = !self.filling.is_empty();
+        let is_due = self.last_checkpoint.elapsed() >= settings.checkpoint_interval;
+        let is_idle = self.last_event.elapsed() >= settings.idle_after;
+        let now_ms = self.arguments.environment.clock.now_ms();
+        let idle_after_ms = u64::try_from(settings.idle_after.as_millis()).unwrap_or(u64::MAX);
+        let seals_by_idleness = is_idle
+            && self.base.is_some()
+            && self.under_way.is_none()
+            && self.watermark.advance_idle(now_ms, idle_after_ms);
+        if (has_something && is_due) || seals_by_idleness {
+            self.checkpoint(myself)?;
+        }
+        Ok(())
+    }
+
+    /// Proposes what has been folded since `base`, unless a checkpoint is under way already.
+    fn checkpoint(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
+        let (None, Some(through)) = (&self.under_way, self.folded) else { return Ok(()) };
+        let table = Arc::new(std::mem::take(&mut self.filling));
+        let entry = Entry::Checkpoint(Checkpoint {
+            base: self.base.map(|base| base.0),
+            through: through.0,
+            watermark_ms: self.watermark.reached_ms(),
+            tally: table.tally(),
+            deltas: table.deltas().map(|(app, hour, delta)| (app.clone(), hour, delta.clone())).collect(),
+            quarantined: table.quarantined().to_vec(),
+        })
+        .encode();
+        assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
+        self.arguments.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
+        self.under_way = Some(UnderWay { base: self.base, through, table });
+        self.base = Some(through);
+        self.last_checkpoint = Instant::now();
+        let (partition, term, aggregator) = (self.arguments.partition.clone(), self.arguments.term, myself.clone());
+        let deadline = Instant::now() + self.arguments.settings.propose_timeout;
+        self.arguments.environment.tasks.spawn("checkpoint proposal", async move {
+            let answer = partition.propose(term, entry, deadline).await;
+            // The aggregator is gone only when a newer one has taken over.
+            let _ = aggregator.cast(AggregatorMessage::CheckpointDone(answer));
+        });
+        Ok(())
+    }
+
+    fn checkpoint_done(&mut self, answer: Result<Checkpointed, ProposeError>) -> Result<(), ActorProcessingErr> {
+        let under_way = self.under_way.take().ok_or("an answer without a checkpoint under way")?;
+        let metrics = &self.arguments.metrics;
+        if answer != Ok(Checkpointed::Applied) {
+            metrics.checkpoints_failed.inc();
+        }
+        match answer? {
+            Checkpointed::Applied => {
+                metrics.checkpoints.inc();
+                metrics.quarantined.inc_by(under_way.table.quarantined().len() as u64);
+                metrics.late.inc_by(under_way.table.deltas().map(|(_, _, delta)| delta.late()).sum());
+                Ok(())
+            }
+            Checkpointed::Skipped => Err("another checkpoint was applied first".into()),
+        }
+    }
+
+    fn read(&mut self, read: Read) {
+        if self.folded >= read.after {
+            self.answer(read);
+        } else if self.reads.len() < READS_WAITING_MAX {
+            self.reads.push(read);
+        }
+        // A dropped reply port tells the asker to try again.
+    }
+
+    fn answer_reads(&mut self) {
+        let (ready, waiting) = std::mem::take(&mut self.reads).into_iter().partition(|read| self.folded >= read.after);
+        self.reads = waiting;
+        let ready: Vec<Read> = ready;
+        for read in ready {
+            self.answer(read);
+        }
+    }
+
+    fn answer(&self, read: Read) {
+        let mut generations = Vec::with_capacity(2);
+        if let Some(under_way) = &self.under_way {
+            generations.push(generation(under_way.base, &under_way.table, &read.selection));
+            debug_assert_eq!(self.base, Some(under_way.through), "generations follow each other");
+        }
+        generations.push(generation(self.base, &self.filling, &read.selection));
+        // The asker may have given up.
+        let _ = read.reply.send(OpenWindows { generations, watermark_ms: self.watermark.reached_ms() });
+    }
+}
+
+fn generation(base: Option<Offset>, table: &WindowTable, selection: &Selection) -> Generation {
+    match selection {
+        Selection::Hours(app, hours) => Generation {
+            base,
+            knows_app: table.knows(app),
+            deltas: table.hours(app, hours.clone()),
+            ..Generation::default()
+        },
+        Selection::Apps { prefix, cursor, limit } => {
+            Generation { base, apps: table.apps(prefix, cursor.as_deref(), *limit), ..Generation::default() }
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! Pure: the open windows of a partition, app by app and hour by hour.
+//!
+//! A table holds *deltas*: what a run of log entries adds to the stored rollups. Deltas merge in any order, so a table
+//! needs no care about who comes first; what matters is that each entry is folded into exactly one table that a
+//! checkpoint then carries.
+
+use super::seams::Acceptance;
+use super::watermark::Watermark;
+use crate::domain::{AppId, EventTime, Hour, ResponseTime, Rollup, SketchConfig, Values};
+use crate::format::{self, Batch, EventsEntry, Quarantined, Tally};
+use std::collections::BTreeMap;
+use std::ops::{Bound, Range};
+
+/// Deltas by app and hour, what became of the events, and the entries that could not be folded.
+#[derive(Debug, Clone, Default)]
+pub struct WindowTable {
+    apps: BTreeMap<AppId, BTreeMap<Hour, Rollup>>,
+    tally: Tally,
+    quarantined: Vec<Quarantined>,
+    bytes: usize,
+}
+
+impl WindowTable {
+    /// Folds the parts of an entry that count. The entry's stamp bounds how far its events move the watermark; an event is
+    /// late if its window was sealed before this entry.
+    ///
+    /// An error leaves the table as it was: batches are checked as a whole before the first event is folded.
+    pub fn fold(
+        &mut self,
+        entry: &EventsEntry,
+        acceptance: &Acceptance,
+        watermark: &mut Watermark,
+        config: &SketchConfig,
+    ) -> Result<(), format::Error> {
+        let mut batches = Vec::with_capacity(entry.parts.len());
+        for (index, part) in entry.parts.iter().enumerate() {
+            if !acceptance.counts(index) || part.events == 0 {
+                continue;
+            }
+            let batch = Batch::decode(&part.batch)?;
+            if batch.events() != u64::from(part.events) {
+                return Err(format::Error::Invalid("events entry", "number of events"));
+            }
+            batches.push(batch);
+        }
+        let counted: u64 = batches.iter().map(Batch::events).sum();
+        let mut pass = Pass { stamp_ms: entry.stamp_ms, sealed: *watermark, watermark, config };
+        for batch in batches {
+            batch.for_each_app(|app_id, events| self.fold_app(app_id, events, &mut pass));
+        }
+        self.tally.counted += counted;
+        self.tally.duplicate += entry.events() - counted;
+        Ok(())
+    }
+
+    /// Sets an entry aside that cannot be folded.
+    pub fn quarantine(&mut self, entry: Quarantined) {
+        self.tally.quarantined += entry.events;
+        self.bytes += entry.payload.len() + entry.reason.len();
+        self.quarantined.push(entry);
+    }
+
+    /// Whether it holds nothing that a checkpoint would have to carry.
+    pub fn is_empty(&self) -> bool {
+        self.tally.total() == 0 && self.quarantined.is_empty()
+    }
+
+    /// What became of the events so far.
+    pub fn tally(&self) -> Tally {
+        self.tally
+    }
+
+    /// Entries set aside, oldest first.
+    pub fn quarantined(&self) -> &[Quarantined] {
+        &self.quarantined
+    }
+
+    /// About how many bytes its checkpoint would take, not less than half of it.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// All deltas, ascending by app and hour.
+    pub fn deltas(&self) -> impl Iterator<Item = (&AppId, Hour, &Rollup)> {
+        self.apps.iter().flat_map(|(app, hours)| hours.iter().map(move |(hour, delta)| (app, *hour, delta)))
+    }
+
+    /// The deltas of one app's hours.
+    pub fn hours(&self, app: &AppId, hours: Range<Hour>) -> Vec<(Hour, Rollup)> {
+        let Some(windows) = self.apps.get(app) else { return Vec::new() };
+        if hours.start >= hours.end {
+            return Vec::new();
+        }
+        windows.range(hours).map(|(hour, delta)| (*hour, delta.clone())).collect()
+    }
+
+    /// Whether it holds anything of the app.
+    pub fn knows(&self, app: &AppId) -> bool {
+        self.apps.contains_key(app)
+    }
+
+    /// Apps by name with their first and last hour: only those that begin with `prefix` and come behind `cursor`, at most
+    /// `limit`.
+    pub fn apps(&self, prefix: &str, cursor: Option<&str>, limit: usize) -> Vec<(AppId, Hour, Hour)> {
+        let start = match cursor {
+            Some(cursor) if cursor >= prefix => Bound::Excluded(cursor),
+            _ => Bound::Included(prefix),
+        };
+        self.apps
+            .range::<str, _>((start, Bound::Unbounded))
+            .take_while(|(app, _)| app.as_str().starts_with(prefix))
+            .take(limit)
+            .filter_map(|(app, hours)| Some((app.clone(), *hours.first_key_value()?.0, *hours.last_key_value()?.0)))
+            .collect()
+    }
+
+    /// Folds one app's events.
+    fn fold_app(
+        &mut self,
+        app_id: &str,
+        events: &mut dyn Iterator<Item = (EventTime, ResponseTime)>,
+        pass: &mut Pass<'_>,
+    ) {
+        if !self.apps.contains_key(app_id) {
+            let app = AppId::new(app_id).expect("a checked batch holds app ids only");
+            self.bytes += app_id.len() + 4;
+            self.apps.insert(app, BTreeMap::new());
+        }
+        let windows = self.apps.get_mut(app_id).expect("it was just put in");
+        let mut events = events.peekable();
+        while let Some((time, _)) = events.peek() {
+            let hour = time.hour();
+            let is_late = pass.sealed.has_sealed(hour);
+            let delta = windows.entry(hour).or_default();
+            let bytes_before = encoded_bytes(delta);
+            while let Some((time, value)) = events.next_if(|(time, _)| time.hour() == hour) {
+                pass.watermark.observe(time, pass.stamp_ms);
+                delta.record(value, is_late, pass.config);
+            }
+            self.bytes += encoded_bytes(delta).saturating_sub(bytes_before);
+        }
+    }
+}
+
+/// What one entry's events are folded by.
+struct Pass<'a> {
+    stamp_ms: u64,
+    sealed: Watermark,
+    watermark: &'a mut Watermark,
+    config: &'a SketchConfig,
+}
+
+/// At least about what a delta takes in a checkpoint: nothing if it is empty.
+fn encoded_bytes(delta: &Rollup) -> usize {
+    match delta.values() {
+        Values::Exact(values) if values.is_empty() => 0,
+        Values::Exact(values) => 24 + 6 * values.len(),
+        // Eight bytes a bin in memory; a bin that holds anything takes about three.
+        Values::Sketch(sketch) => 32 + sketch.memory_bytes() / 8 * 3,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::MS_PER_HOUR;
+    use crate::format::{BatchBuilder, Part};
+    use bytes::Bytes;
+
+    fn part(events: &[(&str, u64, u64)]) -> Part {
+        let mut batch = BatchBuilder::default();
+        for (app, time, value) in events {
+            batch.add(app, EventTime(*time), ResponseTime(*value));
+        }
+        Part { identity: None, events: u32::try_from(events.len()).unwrap(), batch: batch.finish() }
+    }
+
+    fn entry(parts: Vec<Part>) -> EventsEntry {
+        EventsEntry { edge: 1, edge_sequence: 1, stamp_ms: u64::MAX, parts }
+    }
+
+    fn fold(
+        table: &mut WindowTable,
+        entry: &EventsEntry,
+        acceptance: &Acceptance,
+        watermark: &mut Watermark,
+    ) -> Result<(), format::Error> {
+        table.fold(entry, acceptance, watermark, &SketchConfig::default())
+    }
+
+    const HOUR: u64 = MS_PER_HOUR;
+
+    #[test]
+    fn events_go_to_their_app_and_hour() {
+        let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(0, HOUR));
+        let entry = entry(vec![part(&[("a", 5, 1), ("b", HOUR - 1, 2), ("a", HOUR, 3), ("a", 6, 4)])]);
+        fold(&mut table, &entry, &Acceptance::All, &mut watermark).unwrap();
+        let deltas: Vec<_> = table.deltas().map(|(app, hour, delta)| (app.as_str(), hour.0, delta.count())).collect();
+        assert_eq!(deltas, [("a", 0, 2), ("a", 1, 1), ("b", 0, 1)]);
+        assert_eq!(table.tally(), Tally { counted: 4, duplicate: 0, quarantined: 0 });
+        assert_eq!(watermark.reached_ms(), HOUR);
+        assert!(table.bytes() > 0);
+    }
+
+    #[test]
+    fn parts_that_do_not_count_are_only_tallied() {
+        let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(0, HOUR));
+        let entry = entry(vec![part(&[("a", 5, 1)]), part(&[("b", 9, 2), ("b", 9, 2)])]);
+        fold(&mut table, &entry, &Acceptance::Some([true, false].into()), &mut watermark).unwrap();
+        fold(&mut table, &entry, &Acceptance::Nothing, &mut watermark).unwrap();
+        assert_eq!(table.tally(), Tally { counted: 1, duplicate: 5, quarantined: 0 });
+        assert!(!table.knows(&AppId::new("b").unwrap()));
+    }
+
+    #[test]
+    fn late_event_is_folded_and_marked() {
+        let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(10 * HOUR, HOUR));
+        let entry = entry(vec![part(&[("a", 0, 1), ("a", 9 * HOUR, 1)])]);
+        fold(&mut table, &entry, &Acceptance::All, &mut watermark).unwrap();
+        let late: Vec<_> = table.deltas().map(|(_, hour, delta)| (hour.0, delta.late())).collect();
+        assert_eq!(late, [(0, 1), (9, 0)]);
+    }
+
+    #[test]
+    fn damaged_batch_leaves_nothing_of_its_entry_behind() {
+        let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(0, HOUR));
+        let mut damaged = part(&[("b", 5, 1)]);
+        damaged.batch = Bytes::from([&damaged.batch[..damaged.batch.len() - 1], &[0x55]].concat());
+        let entry = entry(vec![part(&[("a", 5, 1)]), damaged]);
+        assert!(fold(&mut table, &entry, &Acceptance::All, &mut watermark).is_err());
+        assert!(table.is_empty() && table.deltas().next().is_none());
+        assert_eq!(watermark.reached_ms(), 0);
+    }
+
+    #[test]
+    fn apps_are_listed_by_prefix_behind_a_cursor() {
+        let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(0, HOUR));
+        let entry = entry(vec![part(&[
+            ("b1", 0, 1),
+            ("b3", 3 * HOUR, 1),
+            ("b2", 0, 1),
+            ("b2", 2 * HOUR, 1),
+            ("a", 0, 1),
+            ("c", 0, 1),
+        ])]);
+        fold(&mut table, &entry, &Acceptance::All, &mut watermark).unwrap();
+        let names = |prefix, cursor, limit| -> Vec<String> {
+            table
+                .apps(prefix, cursor, limit)
+                .into_iter()
+                .map(|(app, first, last)| format!("{app} {}-{}", first.0, last.0))
+                .collect()
+        };
+        assert_eq!(names("b", None, 2), ["b1 0-0", "b2 0-2"]);
+        assert_eq!(names("b", Some("b1"), 9), ["b2 0-2", "b3 3-3"]);
+        assert_eq!(names("", Some("b3"), 9), ["c 0-0"]);
+    }
+}

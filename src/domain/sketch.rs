@@ -1,0 +1,301 @@
+//! Estimates of quantiles: a DDSketch (Masson, Rim, Lee, "DDSketch: a fast and fully-mergeable quantile sketch with
+//! relative-error guarantees", VLDB 2019), by the crate `sketches-ddsketch`.
+//!
+//! The crate gives the mapping from values to bins and answers quantiles. The bins' counts are kept here, as whole
+//! numbers: a sketch is then a pure function of the values in it, whatever their order, and replicas are byte-identical.
+//! (The crate's own sketch also keeps a floating-point sum, which depends on the order.)
+
+use super::{Quantile, ResponseTime};
+use sketches_ddsketch::{Config, DDSketch};
+use std::sync::Arc;
+
+/// Relative accuracy of a cluster that does not say otherwise: 1 %.
+pub const RELATIVE_ACCURACY_DEFAULT: f64 = 0.01;
+
+/// Bins the crate keeps at most. At 1 % the allowed range (1 ns to 1e11 ms) takes 1,957, so none is ever given up.
+const BINS_MAX: u32 = 2048;
+
+/// Below this (in ms) a value counts as zero for the crate; the smallest response time above zero is 1e-6 ms.
+const ZERO_BELOW_MS: f64 = 1e-9;
+
+/// How values are divided into bins: one accuracy, the same on all nodes of a cluster. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SketchConfig {
+    relative_accuracy: f64,
+    config: Config,
+    table: Arc<KeyTable>,
+}
+
+/// Keys by the leading bits of a value, so that no logarithm is taken per event. Each cell spans less than one bin, so it
+/// holds at most one border between two bins.
+#[derive(Debug)]
+struct KeyTable {
+    shift: u32,
+    first_cell: u64,
+    cells: Vec<Cell>,
+}
+
+/// One cell: `key` below `border`, the next key from it on.
+#[derive(Debug, Clone, Copy)]
+struct Cell {
+    key: i32,
+    border: f64,
+}
+
+impl SketchConfig {
+    /// Smallest accuracy at which no bin is ever given up: 1,957 bins at 1 %, so just below that.
+    pub const RELATIVE_ACCURACY_MIN: f64 = 0.0096;
+    /// Coarsest accuracy that makes sense.
+    pub const RELATIVE_ACCURACY_MAX: f64 = 0.2;
+
+    /// A configuration for an accuracy; `None` outside of
+    /// [`SketchConfig::RELATIVE_ACCURACY_MIN`]..=[`SketchConfig::RELATIVE_ACCURACY_MAX`].
+    pub fn new(relative_accuracy: f64) -> Option<SketchConfig> {
+        let allowed = SketchConfig::RELATIVE_ACCURACY_MIN..=SketchConfig::RELATIVE_ACCURACY_MAX;
+        if !allowed.contains(&relative_accuracy) {
+            return None;
+        }
+        let config = Config::new(relative_accuracy, BINS_MAX, ZERO_BELOW_MS);
+        Some(SketchConfig { relative_accuracy, config, table: Arc::new(KeyTable::new(&config)) })
+    }
+
+    /// Its relative accuracy.
+    pub fn relative_accuracy(&self) -> f64 {
+        self.relative_accuracy
+    }
+
+    /// The bin of a value above zero; exactly the crate's.
+    fn key(&self, value: ResponseTime) -> i32 {
+        // `as_ms` of the allowed range, without its check: at most 1e17 ns, and the division rounds once below 2^53 ns.
+        let ms = if value.0 <= 1 << 53 { value.0 as f64 / 1e6 } else { value.as_ms() };
+        let cell = self.table.cells[((ms.to_bits() >> self.table.shift) - self.table.first_cell) as usize];
+        cell.key + i32::from(ms >= cell.border)
+    }
+}
+
+impl Default for SketchConfig {
+    fn default() -> Self {
+        SketchConfig::new(RELATIVE_ACCURACY_DEFAULT).expect("the default lies in the allowed range")
+    }
+}
+
+impl PartialEq for SketchConfig {
+    fn eq(&self, other: &Self) -> bool {
+        self.relative_accuracy == other.relative_accuracy
+    }
+}
+
+impl KeyTable {
+    fn new(config: &Config) -> KeyTable {
+        // A cell spans at most 2^-bits of its value; a bin spans gamma - 1.
+        let bits = (-(config.gamma - 1.0).log2()).ceil() as u32 + 1;
+        let shift = 52 - bits;
+        let first_cell = (1.0 / 1e6f64).to_bits() >> shift;
+        let last_cell = ResponseTime::MAX.as_ms().to_bits() >> shift;
+        let cells =
+            (first_cell..=last_cell).map(|cell| Cell::new(config, cell << shift, (cell + 1) << shift)).collect();
+        KeyTable { shift, first_cell, cells }
+    }
+}
+
+impl Cell {
+    /// The cell of the values with bits in `[first, end)`. Positive doubles are ordered as their bits are.
+    fn new(config: &Config, first: u64, end: u64) -> Cell {
+        let key = config.key(f64::from_bits(first));
+        let (mut low, mut high) = (first, end);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if config.key(f64::from_bits(middle)) == key {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Cell { key, border: f64::from_bits(low) }
+    }
+}
+
+/// Counts by bin. Which values it was given is forgotten, how many fell into each bin is not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Sketch {
+    zeros: u64,
+    first_key: i32,
+    /// Counts of the keys from `first_key` on; the first and the last are not zero.
+    counts: Vec<u64>,
+}
+
+impl Sketch {
+    /// Adds one value.
+    pub fn add(&mut self, value: ResponseTime, config: &SketchConfig) {
+        if value.0 == 0 {
+            self.zeros += 1;
+        } else {
+            self.add_to_bin(config.key(value), 1);
+        }
+    }
+
+    /// Adds all that is in `other`, which must be of the same configuration.
+    pub fn merge(&mut self, other: &Sketch) {
+        self.zeros += other.zeros;
+        if let (Some(last), false) = (other.counts.len().checked_sub(1), other.counts.is_empty()) {
+            self.cover(other.first_key);
+            self.cover(other.first_key + i32::try_from(last).expect("at most BINS_MAX bins"));
+            let start = usize::try_from(other.first_key - self.first_key).expect("covered");
+            for (own, count) in self.counts[start..].iter_mut().zip(&other.counts) {
+                *own += count;
+            }
+        }
+    }
+
+    /// How many values are zero.
+    pub fn zeros(&self) -> u64 {
+        self.zeros
+    }
+
+    /// The bins that hold anything, as (key, count), ascending.
+    pub fn bins(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
+        (self.first_key..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
+    }
+
+    /// How many values are in it.
+    pub fn count(&self) -> u64 {
+        self.zeros + self.counts.iter().sum::<u64>()
+    }
+
+    /// A sketch of these bins; `None` if the keys do not ascend, a count is zero or the range is wider than any sketch's.
+    pub fn from_bins(zeros: u64, bins: &[(i32, u64)]) -> Option<Sketch> {
+        let mut sketch = Sketch { zeros, ..Sketch::default() };
+        if let (Some((first, _)), Some((last, _))) = (bins.first(), bins.last()) {
+            let width = usize::try_from(i64::from(*last) - i64::from(*first)).ok()? + 1;
+            let ascends = bins.windows(2).all(|pair| pair[0].0 < pair[1].0);
+            if width > BINS_MAX as usize || !ascends || bins.iter().any(|(_, count)| *count == 0) {
+                return None;
+            }
+            sketch.first_key = *first;
+            sketch.counts = vec![0; width];
+            for (key, count) in bins {
+                sketch.counts[usize::try_from(key - first).ok()?] = *count;
+            }
+        }
+        Some(sketch)
+    }
+
+    /// Estimates the values of quantiles in ms, each within the relative accuracy of the value of its rank. Nothing if the
+    /// sketch is empty.
+    pub fn quantiles(&self, quantiles: &[Quantile], config: &SketchConfig) -> Vec<f64> {
+        let mut sketch = DDSketch::new(config.config);
+        sketch.add_with_count(0.0, self.zeros);
+        for (key, count) in self.bins() {
+            // The estimate of a bin lies inside it, so it is put into the same bin again (tested).
+            sketch.add_with_count(config.config.value(key), count);
+        }
+        quantiles.iter().filter_map(|quantile| sketch.quantile(quantile.value()).ok().flatten()).collect()
+    }
+
+    /// Bytes it takes in memory.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Sketch>() + self.counts.capacity() * size_of::<u64>()
+    }
+
+    fn add_to_bin(&mut self, key: i32, count: u64) {
+        let index = key.wrapping_sub(self.first_key);
+        match usize::try_from(index).ok().and_then(|index| self.counts.get_mut(index)) {
+            Some(bin) => *bin += count,
+            None => {
+                self.cover(key);
+                let index = usize::try_from(key - self.first_key).expect("covered");
+                self.counts[index] += count;
+            }
+        }
+    }
+
+    /// Widens the bins so that `key` has one.
+    fn cover(&mut self, key: i32) {
+        if self.counts.is_empty() {
+            self.first_key = key;
+            self.counts.push(0);
+        } else if key < self.first_key {
+            let missing = usize::try_from(self.first_key - key).expect("positive");
+            self.counts.splice(..0, std::iter::repeat_n(0, missing));
+            self.first_key = key;
+        } else {
+            let width = usize::try_from(key - self.first_key).expect("not below the first") + 1;
+            self.counts.resize(self.counts.len().max(width), 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn response_time() -> impl Strategy<Value = ResponseTime> {
+        (0u32..57, any::<u64>()).prop_map(|(bits, noise)| ResponseTime((noise >> (63 - bits)).min(ResponseTime::MAX.0)))
+    }
+
+    #[test]
+    fn key_is_the_crates_key() {
+        for accuracy in [RELATIVE_ACCURACY_DEFAULT, 0.0096, 0.05, 0.2] {
+            let config = SketchConfig::new(accuracy).unwrap();
+            let mut state = 1u64;
+            for round in 0..400_000u64 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let value = ResponseTime((state >> (round % 64)).clamp(1, ResponseTime::MAX.0));
+                assert_eq!(config.key(value), config.config.key(value.as_ms()), "{value:?} at {accuracy}");
+            }
+            for key in config.config.key(1e-6)..=config.config.key(1e11) {
+                for nudge in -2i64..=2 {
+                    let ns = (config.config.pow_gamma(key) * 1e6).round() as i64 + nudge;
+                    let value = ResponseTime((ns.max(1) as u64).min(ResponseTime::MAX.0));
+                    assert_eq!(config.key(value), config.config.key(value.as_ms()), "{value:?} at {accuracy}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whole_range_fits_into_the_crates_bins() {
+        let config = SketchConfig::new(SketchConfig::RELATIVE_ACCURACY_MIN).unwrap();
+        let width = config.key(ResponseTime::MAX) - config.key(ResponseTime(1)) + 1;
+        assert!(width <= BINS_MAX as i32, "{width}");
+    }
+
+    #[test]
+    fn estimate_of_a_bin_lies_in_the_bin() {
+        for accuracy in [RELATIVE_ACCURACY_DEFAULT, 0.0096, 0.2] {
+            let config = SketchConfig::new(accuracy).unwrap().config;
+            for key in config.key(1e-6)..=config.key(1e11) {
+                assert_eq!(config.key(config.value(key)), key);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn order_and_grouping_do_not_matter(values in prop::collection::vec(response_time(), 0..300), cut in 0usize..300) {
+            let config = SketchConfig::default();
+            let (mut whole, mut first, mut second) = (Sketch::default(), Sketch::default(), Sketch::default());
+            values.iter().for_each(|value| whole.add(*value, &config));
+            let cut = cut.min(values.len());
+            values[..cut].iter().rev().for_each(|value| first.add(*value, &config));
+            values[cut..].iter().for_each(|value| second.add(*value, &config));
+            second.merge(&first);
+            prop_assert_eq!(&whole, &second);
+            let bins: Vec<_> = whole.bins().collect();
+            prop_assert_eq!(Sketch::from_bins(whole.zeros(), &bins), Some(whole));
+        }
+
+        #[test]
+        fn estimate_is_within_the_relative_accuracy(mut values in prop::collection::vec(response_time(), 1..300), q in 0.0..=1.0) {
+            let config = SketchConfig::default();
+            let mut sketch = Sketch::default();
+            values.iter().for_each(|value| sketch.add(*value, &config));
+            values.sort_unstable();
+            let quantile = Quantile::new(q).unwrap();
+            let truth = values[quantile.rank(values.len() as u64) as usize].as_ms();
+            let estimate = sketch.quantiles(&[quantile], &config)[0];
+            prop_assert!((estimate - truth).abs() <= truth * config.relative_accuracy() * (1.0 + 1e-9) || q == 0.0 || q == 1.0);
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! A checkpoint: what a stretch of the log adds to the stored rollups.
+//!
+//! A sealed layout (version 1, CRC32C) of:
+//!
+//! | field | size | meaning |
+//! |---|---|---|
+//! | base | varint | 0 = nothing consumed yet, else the offset it builds on plus one |
+//! | through | varint | the offset it reaches |
+//! | watermark | varint | event time reached, ms since the epoch |
+//! | counted, duplicate, quarantined | varints | what became of the stretch's events |
+//! | apps | varint | how many follow, ascending by app id |
+//! | app | each | app id (length, bytes), number of hours (varint), then per hour: hours since the epoch as difference to the hour before (first: to 0; varint), a [rollup](super::rollup) |
+//! | quarantined entries | varint | how many follow |
+//! | quarantined entry | each | offset (varint), events (varint), reason and payload (length, bytes) |
+
+use super::codec::{self, Error, Reader, put_bytes, put_varint};
+use super::rollup;
+use crate::domain::{AppId, Hour, Rollup};
+use bytes::Bytes;
+
+const LAYOUT: &str = "checkpoint";
+const VERSION: u8 = 1;
+
+/// What a stretch of the log adds to the stored rollups.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Checkpoint {
+    /// The `consumed` offset that it builds on, `None` for the empty state. Applied only where that is the stored one.
+    pub base: Option<u64>,
+    /// The `consumed` offset that it reaches.
+    pub through: u64,
+    /// Event time reached, ms since the epoch.
+    pub watermark_ms: u64,
+    /// What became of the events in between.
+    pub tally: Tally,
+    /// What to merge, ascending by app and hour, each pair once.
+    pub deltas: Vec<(AppId, Hour, Rollup)>,
+    /// Entries that could not be folded.
+    pub quarantined: Vec<Quarantined>,
+}
+
+/// What became of the events of a stretch of the log. All three together are the events in it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// In rollups.
+    pub counted: u64,
+    /// In parts that do not count: retries and refused parts.
+    pub duplicate: u64,
+    /// In quarantined entries.
+    pub quarantined: u64,
+}
+
+/// An entry that could not be folded, set aside whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantined {
+    /// Where it stood in the log.
+    pub offset: u64,
+    /// Events in it.
+    pub events: u64,
+    /// Why.
+    pub reason: String,
+    /// Its bytes.
+    pub payload: Bytes,
+}
+
+impl Tally {
+    /// All events.
+    pub fn total(self) -> u64 {
+        self.counted + self.duplicate + self.quarantined
+    }
+}
+
+impl Checkpoint {
+    /// Writes it.
+    pub fn encode(&self) -> Bytes {
+        let mut out = codec::begin(VERSION);
+        put_varint(&mut out, self.base.map_or(0, |base| u128::from(base) + 1));
+        for number in
+            [self.through, self.watermark_ms, self.tally.counted, self.tally.duplicate, self.tally.quarantined]
+        {
+            put_varint(&mut out, u128::from(number));
+        }
+        let apps = self.deltas.chunk_by(|one, other| one.0 == other.0);
+        put_varint(&mut out, apps.clone().count() as u128);
+        for hours in apps {
+            put_bytes(&mut out, hours[0].0.as_str().as_bytes());
+            put_varint(&mut out, hours.len() as u128);
+            let mut before = 0;
+            for (_, hour, delta) in hours {
+                put_varint(&mut out, u128::from(hour.0 - before));
+                before = hour.0;
+                rollup::put(&mut out, delta);
+            }
+        }
+        put_varint(&mut out, self.quarantined.len() as u128);
+        for entry in &self.quarantined {
+            put_varint(&mut out, u128::from(entry.offset));
+            put_varint(&mut out, u128::from(entry.events));
+            put_bytes(&mut out, entry.reason.as_bytes());
+            put_bytes(&mut out, &entry.payload);
+        }
+        codec::seal(out)
+    }
+
+    /// Reads it.
+    pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Error> {
+        let mut reader = codec::open(LAYOUT, VERSION, bytes)?;
+        let base = reader.varint()?.checked_sub(1);
+        let (through, watermark_ms) = (reader.varint()?, reader.varint()?);
+        let tally = Tally { counted: reader.varint()?, duplicate: reader.varint()?, quarantined: reader.varint()? };
+        let deltas = take_deltas(&mut reader)?;
+        let count = reader.length()?;
+        if count > reader.remaining() {
+            return Err(reader.invalid("number of quarantined entries"));
+        }
+        let quarantined = (0..count).map(|_| take_quarantined(&mut reader)).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Checkpoint { base, through, watermark_ms, tally, deltas, quarantined })
+    }
+}
+
+fn take_deltas(reader: &mut Reader<'_>) -> Result<Vec<(AppId, Hour, Rollup)>, Error> {
+    let apps = reader.length()?;
+    let mut deltas: Vec<(AppId, Hour, Rollup)> = Vec::new();
+    for _ in 0..apps {
+        let app = AppId::new(reader.text()?).map_err(|_| reader.invalid("app id"))?;
+        if deltas.last().is_some_and(|(before, _, _)| *before >= app) {
+            return Err(reader.invalid("order of apps"));
+        }
+        let hours = reader.length()?;
+        let mut before = None;
+        for _ in 0..hours {
+            let hour = u64::from(before.unwrap_or(0)).checked_add(reader.varint()?);
+            let hour =
+                hour.and_then(|hour| u32::try_from(hour).ok()).filter(|hour| before.is_none_or(|old| old < *hour));
+            let hour = hour.ok_or(reader.invalid("hour"))?;
+            deltas.push((app.clone(), Hour(hour), rollup::take(reader)?));
+            before = Some(hour);
+        }
+        if before.is_none() {
+            return Err(reader.invalid("number of hours"));
+        }
+    }
+    Ok(deltas)
+}
+
+fn take_quarantined(reader: &mut Reader<'_>) -> Result<Quarantined, Error> {
+    Ok(Quarantined {
+        offset: reader.varint()?,
+        events: reader.varint()?,
+        reason: reader.text()?.to_owned(),
+        payload: Bytes::copy_from_slice(reader.bytes()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::golden;
+    use crate::format::rollup::tests::rollup_of;
+    use proptest::prelude::*;
+
+    fn checkpoint() -> Checkpoint {
+        let app = |name| AppId::new(name).unwrap();
+        Checkpoint {
+            base: Some(41),
+            through: 99,
+            watermark_ms: 1_795_464_903_123,
+            tally: Tally { counted: 4, duplicate: 2, quarantined: 1 },
+            deltas: vec![
+                (app("a"), Hour(498_739), rollup_of(&[5, 7])),
+                (app("a"), Hour(498_740), rollup_of(&[0])),
+                (app("b"), Hour(0), rollup_of(&[1_000_000])),
+            ],
+            quarantined: vec![Quarantined {
+                offset: 77,
+                events: 1,
+                reason: "batch: checksum".to_owned(),
+                payload: Bytes::from_static(b"\x01\x02"),
+            }],
+        }
+    }
+
+    #[test]
+    fn layout_never_changes() {
+        golden::check("checkpoint-v1", &checkpoint().encode());
+        assert_eq!(Checkpoint::decode(&golden::read("checkpoint-v1")), Ok(checkpoint()));
+    }
+
+    #[test]
+    fn any_flipped_bit_is_refused() {
+        let good = checkpoint().encode();
+        for place in 0..good.len() {
+            for bit in 0..8 {
+                let mut bytes = good.to_vec();
+                bytes[place] ^= 1 << bit;
+                assert!(Checkpoint::decode(&bytes).is_err(), "byte {place}, bit {bit}");
+            }
+        }
+    }
+
+    #[test]
+    fn unordered_deltas_are_refused() {
+        let mut unordered = checkpoint();
+        unordered.deltas.swap(1, 2);
+        assert!(Checkpoint::decode(&unordered.encode()).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_behind_a_good_checksum_are_read_without_panic(bytes: Vec<u8>) {
+            let mut sealed = codec::begin(VERSION);
+            sealed.extend_from_slice(&bytes);
+            let _ = Checkpoint::decode(&codec::seal(sealed));
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! `GET /v1/apps/…`: the questions over HTTP.
+//!
+//! Every answer has an `ETag` made of its bytes, and a client that shows it again gets `304`. It is made of the numbers
+//! and not of a time, so it changes exactly when they do, also by a late event. Local answers carry their age, so theirs is
+//! a weak tag of everything else.
+
+use super::answer::{AppAnswer, AppsAnswer, AsOf, HourAnswer, HoursAnswer, SummaryAnswer};
+use super::execute::{Error, Query};
+use super::reads::AppSelection;
+use super::request::{self, AppsParameters, Consistency, HourParameters, RangeParameters, SummaryParameters};
+use crate::domain::AppId;
+use crate::format::Token;
+use crate::http::{Problem, Room};
+use axum::Router;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query as QueryString, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Serialize;
+use std::time::Duration;
+use tokio::time::Instant;
+use utoipa::OpenApi;
+use xxhash_rust::xxh3::xxh3_128;
+
+/// When to ask again after `503`.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// The routes of this room.
+pub fn room(query: Query) -> Room {
+    let routes = Router::new()
+        .route("/v1/apps", get(apps))
+        .route("/v1/apps/{app_id}/hours", get(hours))
+        .route("/v1/apps/{app_id}/hours/{hour}", get(hour))
+        .route("/v1/apps/{app_id}/summary", get(summary))
+        .with_state(query);
+    Room { routes, openapi: Api::openapi() }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    paths(apps, hours, hour, summary),
+    components(schemas(HourAnswer, HoursAnswer, SummaryAnswer, AppsAnswer)),
+    tags((name = "query", description = "Rollups of apps and hours"))
+)]
+struct Api;
+
+type PathOf<T> = Result<Path<T>, PathRejection>;
+type Parameters<T> = Result<QueryString<T>, QueryRejection>;
+
+/// The rollup of one app and hour.
+#[utoipa::path(
+    get,
+    path = "/v1/apps/{app_id}/hours/{hour}",
+    tag = "query",
+    params(
+        ("app_id" = String, Path, description = "The app, percent-encoded", example = "checkout"),
+        ("hour" = String, Path, description = "The hour, UTC", example = "2026-11-22T20"),
+        HourParameters
+    ),
+    responses(
+        (status = 200, description = "The rollup", body = HourAnswer),
+        (status = 304, description = "The rollup is still the one of If-None-Match"),
+        (status = 400, description = "`bad_parameter`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown_app` or `no_events`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`unavailable`: no majority, or no answer in time", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn hour(
+    State(query): State<Query>,
+    path: PathOf<(String, String)>,
+    parameters: Parameters<HourParameters>,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked::begin(&query, &headers);
+    let answer = async {
+        let Path((app, hour)) = path.map_err(|error| unreadable_path(&error))?;
+        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let (app, hour) = (request::parse_app(&app)?, request::parse_hour(&hour)?);
+        let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
+        let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
+        let (row, located) = query.hour(&app, hour, &consistency).await.map_err(|error| refusal(&error, &app))?;
+        let sketch = &query.settings().sketch;
+        let answer = HourAnswer::new(&app, row.hour, row.version, &row.rollup, &quantiles, sketch);
+        let as_of = located.map(|(partition, at)| AsOf::new(partition, &at));
+        Ok(asked.respond(answer, as_of, |answer, as_of| answer.as_of = Some(as_of)))
+    };
+    asked.finish(answer.await)
+}
+
+/// The rollups of an app's hours in a range, oldest first, page by page.
+///
+/// Hours without events are left out.
+#[utoipa::path(
+    get,
+    path = "/v1/apps/{app_id}/hours",
+    tag = "query",
+    params(("app_id" = String, Path, description = "The app, percent-encoded", example = "checkout"), RangeParameters),
+    responses(
+        (status = 200, description = "A page of rollups", body = HoursAnswer),
+        (status = 304, description = "The page is still the one of If-None-Match"),
+        (status = 400, description = "`bad_parameter`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown_app`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`unavailable`: no majority, or no answer in time", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn hours(
+    State(query): State<Query>,
+    path: PathOf<String>,
+    parameters: Parameters<RangeParameters>,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked::begin(&query, &headers);
+    let answer = async {
+        let Path(app) = path.map_err(|error| unreadable_path(&error))?;
+        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let app = request::parse_app(&app)?;
+        let mut range = request::parse_range(parameters.from.as_deref(), parameters.to.as_deref())?;
+        if let Some(cursor) = &parameters.cursor {
+            range.start = range.start.max(request::parse_hour_cursor(cursor)?);
+        }
+        let limit = request::parse_limit(parameters.limit.as_deref(), request::HOURS_DEFAULT, request::HOURS_MAX)?;
+        let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
+        let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
+        let sketch = &query.settings().sketch;
+        let mut hours = Vec::new();
+        let page = query.hours(&app, range, limit, &consistency, |row| {
+            hours.push(HourAnswer::new(&app, row.hour, row.version, &row.rollup, &quantiles, sketch));
+        });
+        let (next, located) = page.await.map_err(|error| refusal(&error, &app))?;
+        let answer = HoursAnswer { app_id: app.to_string(), hours, next: next.map(request::hour_cursor), as_of: None };
+        let as_of = located.map(|(partition, at)| AsOf::new(partition, &at));
+        Ok(asked.respond(answer, as_of, |answer, as_of| answer.as_of = Some(as_of)))
+    };
+    asked.finish(answer.await)
+}
+
+/// One rollup of all of an app's events in a range of hours.
+#[utoipa::path(
+    get,
+    path = "/v1/apps/{app_id}/summary",
+    tag = "query",
+    params(("app_id" = String, Path, description = "The app, percent-encoded", example = "checkout"), SummaryParameters),
+    responses(
+        (status = 200, description = "The rollup of the range", body = SummaryAnswer),
+        (status = 304, description = "The rollup is still the one of If-None-Match"),
+        (status = 400, description = "`bad_parameter`", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "`unknown_app` or `no_events`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`unavailable`: no majority, or no answer in time", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn summary(
+    State(query): State<Query>,
+    path: PathOf<String>,
+    parameters: Parameters<SummaryParameters>,
+    headers: HeaderMap,
+) -> Response {
+    let asked = Asked::begin(&query, &headers);
+    let answer = async {
+        let Path(app) = path.map_err(|error| unreadable_path(&error))?;
+        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let app = request::parse_app(&app)?;
+        let range = request::parse_range(parameters.from.as_deref(), parameters.to.as_deref())?;
+        let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
+        let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
+        let found = query.summary(&app, range.clone(), &consistency).await;
+        let (summary, located) = found.map_err(|error| refusal(&error, &app))?;
+        let sketch = &query.settings().sketch;
+        let answer = SummaryAnswer::new(&app, &range, summary.hours, &summary.rollup, &quantiles, sketch);
+        let as_of = located.map(|(partition, at)| AsOf::new(partition, &at));
+        Ok(asked.respond(answer, as_of, |answer, as_of| answer.as_of = Some(as_of)))
+    };
+    asked.finish(answer.await)
+}
+
+/// The apps that have events, by name, page by page.
+#[utoipa::path(
+    get,
+    path = "/v1/apps",
+    tag = "query",
+    params(AppsParameters),
+    responses(
+        (status = 200, description = "A page of apps", body = AppsAnswer),
+        (status = 304, description = "The page is still the one of If-None-Match"),
+        (status = 400, description = "`bad_parameter`", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "`unavailable`: no majority, or no answer in time", body = Problem, content_type = "application/problem+json")
+    )
+)]
+async fn apps(State(query): State<Query>, parameters: Parameters<AppsParameters>, headers: HeaderMap) -> Response {
+    let asked = Asked::begin(&query, &headers);
+    let answer = async {
+        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let apps_max = request::parse_limit(parameters.limit.as_deref(), request::APPS_DEFAULT, request::APPS_MAX)?;
+        let after = parameters.cursor.as_deref().map(request::parse_app_cursor).transpose()?;
+        let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
+        let selection = AppSelection { prefix: parameters.prefix.unwrap_or_default(), after, apps_max };
+        let found = query.apps(&selection, &consistency).await;
+        let (apps, has_more, located) = found.map_err(|error| refusal_of_any(&error))?;
+        let next = apps.last().filter(|_| has_more).map(|last| request::app_cursor(&last.app));
+        let answer = AppsAnswer { apps: apps.iter().map(AppAnswer::from).collect(), next, as_of: None };
+        let as_of = matches!(consistency, Consistency::Local(_))
+            .then(|| located.iter().map(|(partition, at)| AsOf::new(*partition, at)).collect());
+        Ok(asked.respond(answer, as_of, |answer, as_of: Vec<AsOf>| answer.as_of = Some(as_of)))
+    };
+    asked.finish(answer.await)
+}
+
+/// A question under way: what is counted of it, and what the client holds already.
+struct Asked<'a> {
+    query: &'a Query,
+    begin: Instant,
+    if_none_match: Vec<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn begin(query: &'a Query, headers: &'a HeaderMap) -> Asked<'a> {
+        query.metrics().requests.inc();
+        let tags = headers.get_all(header::IF_NONE_MATCH).into_iter().filter_map(|value| value.to_str().ok());
+        Asked {
+            query,
+            begin: Instant::now(),
+            if_none_match: tags.flat_map(|tags| tags.split(',')).map(str::trim).collect(),
+        }
+    }
+
+    /// `200` with the answer, or `304` where the client shows its tag. `as_of` is not part of the tag.
+    fn respond<A: Serialize, L>(&self, mut answer: A, as_of: Option<L>, put: impl FnOnce(&mut A, L)) -> Response {
+        let mut body = json(&answer);
+        let strong = format!("\"{:032x}\"", xxh3_128(&body));
+        let tag = if as_of.is_some() { format!("W/{strong}") } else { strong.clone() };
+        let tag_value = HeaderValue::try_from(tag).expect("hexadecimal digits and quotes");
+        let cache_control = HeaderValue::from_static("no-cache");
+        let headers = [(header::ETAG, tag_value), (header::CACHE_CONTROL, cache_control)];
+        let is_known = |tag: &&str| *tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == strong;
+        if self.if_none_match.iter().any(is_known) {
+            self.query.metrics().not_modified.inc();
+            return (StatusCode::NOT_MODIFIED, headers).into_response();
+        }
+        if let Some(as_of) = as_of {
+            put(&mut answer, as_of);
+            body = json(&answer);
+        }
+        (headers, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+    }
+
+    fn finish(&self, answer: Result<Response, Problem>) -> Response {
+        self.query.metrics().answer_seconds.observe(self.begin.elapsed().as_secs_f64());
+        let response = answer.unwrap_or_else(Problem::into_response);
+        if response.status() == StatusCode::SERVICE_UNAVAILABLE {
+            self.query.metrics().unavailable.inc();
+        }
+        response
+    }
+}
+
+fn json(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("texts and finite numbers always serialize")
+}
+
+fn consistency(query: &Query, consistency: Option<&str>, after: Option<&str>) -> Result<Consistency, Problem> {
+    let parsed = Consistency::parse(consistency, after)?;
+    let token: Option<Token> = after.and_then(|text| text.parse().ok());
+    match token.and_then(|token| query.foreign_partition(&token)) {
+        Some(partition) => Err(Problem::bad_parameter(
+            "after",
+            format!("partition {partition} is not in this cluster: a token of another one"),
+        )),
+        None => Ok(parsed),
+    }
+}
+
+fn unreadable_path(rejection: &PathRejection) -> Problem {
+    Problem::bad_parameter("app_id", format!("the path is not percent-encoded UTF-8: {}", rejection.body_text()))
+}
+
+/// Names the parameter: serde puts it in backticks.
+fn unreadable_query(rejection: &QueryRejection) -> Problem {
+    let text = rejection.body_text();
+    let name = text.split('`').nth(1).unwrap_or("query");
+    Problem::bad_parameter(name, &text)
+}
+
+fn refusal(error: &Error, app: &AppId) -> Problem {
+    match error {
+        Error::UnknownApp => {
+            let detail = format!("no event of the app {:?} has been taken", app.as_str());
+            Problem::new(StatusCode::NOT_FOUND, "unknown_app", detail)
+        }
+        Error::NoEvents => {
+            let detail = format!("the app {:?} has no events there", app.as_str());
+            Problem::new(StatusCode::NOT_FOUND, "no_events", detail)
+        }
+        other => refusal_of_any(other),
+    }
+}
+
+fn refusal_of_any(error: &Error) -> Problem {
+    match error {
+        Error::TooManyHours(_) => Problem::bad_parameter("to", format!("{error}; ask for a shorter range")),
+        Error::Unavailable(reason) => Problem::unavailable(reason.clone(), RETRY_AFTER),
+        other => {
+            tracing::error!(error = %other, "query: a replica failed to answer");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "a replica failed to answer; its log says why")
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The numbers at a partition's leader: stored rows and open windows, added up.
+//!
+//! What is answered contains every event that was acknowledged before the question came in.
+
+use super::reads::{
+    AppHours, AppSelection, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredAt, StoredReads,
+};
+use super::state::Version;
+use crate::domain::{AppId, Hour, Rollup, SketchConfig};
+use cluster::PartitionId;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// One hour of an app, complete.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HourRow {
+    /// Which hour.
+    pub hour: Hour,
+    /// Which state of it.
+    pub version: Version,
+    /// Its numbers.
+    pub rollup: Rollup,
+}
+
+/// Hours of an app, oldest first.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HoursPage {
+    /// Only hours with events.
+    pub rows: Vec<HourRow>,
+    /// Whether there are further ones in the range, behind the last row.
+    pub has_more: bool,
+    /// Whether the app has events at all, in the range or not.
+    pub is_known: bool,
+}
+
+/// Apps in the order of their names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppsPage {
+    /// The apps.
+    pub apps: Vec<AppHours>,
+    /// Whether there are further ones in the selection, behind the last.
+    pub has_more: bool,
+}
+
+/// The reads of partitions that this node leads. Cheap to clone.
+#[derive(Clone)]
+pub struct Leader {
+    stored: Arc<dyn StoredReads>,
+    open: Arc<dyn LeaderReads>,
+    sketch: SketchConfig,
+    lateness: Duration,
+}
+
+/// Pause before stored rows and open windows are read again, after a checkpoint came between.
+const REREAD_PAUSE: Duration = Duration::from_millis(1);
+
+impl Leader {
+    /// Reads `stored` completed by `open`; hours are sealed `lateness` after their end.
+    pub fn new(
+        stored: Arc<dyn StoredReads>,
+        open: Arc<dyn LeaderReads>,
+        sketch: SketchConfig,
+        lateness: Duration,
+    ) -> Leader {
+        Leader { stored, open, sketch, lateness }
+    }
+
+    /// How sketches divide values.
+    pub fn sketch(&self) -> &SketchConfig {
+        &self.sketch
+    }
+
+    /// How far this node has folded a partition's events.
+    pub fn progress(&self, partition: PartitionId) -> Option<Progress> {
+        self.stored.progress(partition)
+    }
+
+    /// At most `hours_max` hours of an app.
+    pub async fn hours(
+        &self,
+        partition: PartitionId,
+        app: &AppId,
+        hours: Range<Hour>,
+        hours_max: usize,
+        deadline: Instant,
+    ) -> Result<HoursPage, ReadError> {
+        loop {
+            let selection = OpenSelection::Hours(app.clone(), hours.clone());
+            let open = self.open.open_windows(partition, selection, deadline).await?;
+            let stored = self.stored.hours(partition, app, hours.clone(), hours_max).await?;
+            let Some(behind) = generations_behind(&open, &stored.at) else {
+                wait_for_reread(deadline).await?;
+                continue;
+            };
+            let mut rows: BTreeMap<Hour, (u64, Rollup)> =
+                stored.rows.into_iter().map(|(hour, row)| (hour, (row.revision, row.rollup))).collect();
+            // Behind the last stored row of a page that is not the last one, rows are missing: deltas there would be taken
+            // for whole rollups.
+            let end = if stored.has_more {
+                rows.keys().next_back().map_or(hours.start, |last| Hour(last.0 + 1))
+            } else {
+                hours.end
+            };
+            let deltas = open.generations[behind].iter().flat_map(|generation| &generation.deltas);
+            for (hour, delta) in deltas.filter(|(hour, _)| *hour < end) {
+                rows.entry(*hour).or_default().1.merge(delta, &self.sketch);
+            }
+            let is_known = stored.is_known || open.is_known || !rows.is_empty();
+            let has_more = stored.has_more || rows.len() > hours_max;
+            let rows = rows.into_iter().take(hours_max);
+            let rows =
+                rows.map(|(hour, (revision, rollup))| self.row(hour, revision, rollup, open.watermark_ms)).collect();
+            return Ok(HoursPage { rows, has_more, is_known });
+        }
+    }
+
+    /// At most `selection.apps_max` apps.
+    pub async fn apps(
+        &self,
+        partition: PartitionId,
+        selection: &AppSelection,
+        deadline: Instant,
+    ) -> Result<AppsPage, ReadError> {
+        loop {
+            let open = self.open.open_windows(partition, OpenSelection::Apps(selection.clone()), deadline).await?;
+            let stored = self.stored.apps(partition, selection).await?;
+            let Some(behind) = generations_behind(&open, &stored.at) else {
+                wait_for_reread(deadline).await?;
+                continue;
+            };
+            let open_apps = open.generations[behind].iter().flat_map(|generation| generation.apps.iter().cloned());
+            let page = merge_apps(stored.apps.into_iter().chain(open_apps), selection.apps_max);
+            return Ok(AppsPage { has_more: page.has_more || stored.has_more || open.has_more, ..page });
+        }
+    }
+
+    fn row(&self, hour: Hour, revision: u64, rollup: Rollup, watermark_ms: u64) -> HourRow {
+        let version = Version::of(hour, revision, &rollup, watermark_ms, self.lateness);
+        HourRow { hour, version, rollup }
+    }
+}
+
+/// The generations that complete rows stored at `at`; `None` if a checkpoint came between the two reads.
+fn generations_behind(open: &OpenWindows, at: &StoredAt) -> Option<std::ops::RangeFrom<usize>> {
+    open.generations.iter().position(|generation| generation.base == at.consumed).map(|first| first..)
+}
+
+async fn wait_for_reread(deadline: Instant) -> Result<(), ReadError> {
+    if Instant::now() + REREAD_PAUSE >= deadline {
+        return Err(ReadError::Unavailable("checkpoints came between the reads until the deadline".to_owned()));
+    }
+    tokio::time::sleep(REREAD_PAUSE).await;
+    Ok(())
+}
+
+/// Joins apps that may be named several times; the first `apps_max` of them by name.
+pub fn merge_apps(apps: impl Iterator<Item = AppHours>, apps_max: usize) -> AppsPage {
+    let mut merged: BTreeMap<AppId, (Hour, Hour)> = BTreeMap::new();
+    for AppHours { app, first, last } in apps {
+        let known = merged.entry(app).or_insert((first, last));
+        *known = (known.0.min(first), known.1.max(last));
+    }
+    let has_more = merged.len() > apps_max;
+    let apps = merged.into_iter().take(apps_max).map(|(app, (first, last))| AppHours { app, first, last }).collect();
+    AppsPage { apps, has_more }
+}

@@ -1,0 +1,103 @@
+//! An ordered map of rows on disk: the little that the room asks of a storage engine.
+//!
+//! Engines: [`super::sled_rows`] in production, [`super::journal_rows`] where the disk is not a directory of the operating
+//! system. Both pass the same suite (`rows/conformance.rs`). Calls block; writes go through `Environment.tasks.blocking`.
+//!
+//! What an engine promises:
+//! - a batch is in the map whole or not at all, also after a crash;
+//! - batches survive in the order they were applied: after a crash the map is as of some batch, never a mixture;
+//! - what was applied before a [`RowStore::flush`] that returned `Ok` survives a power cut.
+
+use std::io;
+
+/// A key and its value.
+pub type Row = (Vec<u8>, Vec<u8>);
+
+/// Rows of one node, ordered by their keys' bytes.
+pub trait RowStore: Send + Sync + 'static {
+    /// The value of a key.
+    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
+
+    /// The first `limit` rows with `from <= key < to`, in order.
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>>;
+
+    /// The last row with `from <= key < to`.
+    fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<Row>>;
+
+    /// Applies a batch. Readable on return, durable after the next [`RowStore::flush`]. After `StorageFull` the batch is
+    /// not in the map and may be tried again; after any other error the store must not be used further.
+    fn apply(&self, batch: RowBatch) -> io::Result<()>;
+
+    /// Makes all applied batches durable. A failed flush must never be tried again: the process stops.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Flushes and lets go of the files. Calls after it fail.
+    fn close(&self) -> io::Result<()>;
+}
+
+/// Changes that are made together. A later change of a key replaces an earlier one.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RowBatch {
+    changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl RowBatch {
+    /// Sets a key's value.
+    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.changes.push((key, Some(value)));
+    }
+
+    /// Removes a key; no error if it is not there.
+    pub fn remove(&mut self, key: Vec<u8>) {
+        self.changes.push((key, None));
+    }
+
+    /// How many changes it holds.
+    pub fn len(&self) -> usize {
+        self.changes.len()
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty()
+    }
+
+    /// Its changes in the order they were made; `None` removes.
+    pub fn changes(&self) -> &[(Vec<u8>, Option<Vec<u8>>)] {
+        &self.changes
+    }
+}
+
+impl IntoIterator for RowBatch {
+    type Item = (Vec<u8>, Option<Vec<u8>>);
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.changes.into_iter()
+    }
+}
+
+/// The smallest key that is greater than every key starting with `prefix`.
+///
+/// `prefix` must hold a byte other than 0xff (asserted): every prefix of this room starts with a partition number.
+pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
+    let last = prefix.iter().rposition(|byte| *byte != u8::MAX).expect("a prefix holds a byte other than 0xff");
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    end
+}
+
+#[cfg(test)]
+#[path = "rows_conformance.rs"]
+pub(super) mod conformance;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_end_is_the_next_key_after_the_prefix() {
+        assert_eq!(prefix_end(b"ab"), b"ac");
+        assert_eq!(prefix_end(&[1, 0xff, 0xff]), [2]);
+    }
+}

@@ -1,0 +1,290 @@
+//! Rows in sled, the only file that names it.
+//!
+//! sled 0.34.7 is used as an index that can be rebuilt, never as the source of truth:
+//! - its `flush` does not fsync (22 of 22 power cuts lost flushed data); flush, then fsync of every file and directory of
+//!   the store, survived 45 of 45. [`SledRows::flush`] does that.
+//! - it may fail or panic while it opens what a crash left behind. Then the directory is moved aside and a fresh one is
+//!   opened; the replica's state is rebuilt from the log and its peers.
+//! - no `transaction` (a known panic), one batch per write-out, no flusher thread.
+
+use super::rows::{Row, RowBatch, RowStore};
+use std::fs;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::RwLock;
+use std::time::Duration;
+
+/// How many directories that were moved aside are kept for a look at them: the newest.
+pub const ASIDE_MAX: usize = 2;
+
+/// Bytes of memory that sled may use for its page cache: holds the upper levels of the tree and the hours being read;
+/// rows that change are cached decoded, above sled.
+const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How often, and how far apart, a locked store is tried again: five seconds in all.
+const LOCK_ATTEMPTS_MAX: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// Linux's ENFILE and EMFILE, which std's error kinds do not name.
+const OPEN_FILES_OF_SYSTEM: i32 = 23;
+const OPEN_FILES_OF_PROCESS: i32 = 24;
+
+/// A sled database in a directory of its own.
+pub struct SledRows {
+    directory: PathBuf,
+    /// `None` after [`RowStore::close`].
+    db: RwLock<Option<sled::Db>>,
+}
+
+impl SledRows {
+    /// Opens the store in `directory`, which is created if it is missing. One that does not open is moved aside, named
+    /// after `now_ms` (wall clock) and the reason. What it holds is durable on return.
+    ///
+    /// Fails, leaving the directory alone, where the fault is not in its content: no permission, a full disk, too many
+    /// open files, another process that holds it.
+    pub fn open(directory: &Path, now_ms: u64) -> io::Result<SledRows> {
+        let db = match open_unlocked(directory) {
+            Ok(db) => db,
+            Err(Refusal::Surroundings(error)) => return Err(error),
+            Err(Refusal::Content(reason)) => {
+                let aside = move_aside(directory, now_ms, "unopenable")?;
+                tracing::error!(
+                    directory = %directory.display(), aside = ?aside, reason,
+                    "the row store did not open and was moved aside; its rows are rebuilt from the log and from peers"
+                );
+                open_unlocked(directory).map_err(|refusal| match refusal {
+                    Refusal::Surroundings(error) => error,
+                    Refusal::Content(reason) => io::Error::other(reason),
+                })?
+            }
+        };
+        let rows = SledRows { directory: directory.to_path_buf(), db: RwLock::new(Some(db)) };
+        // A process that was killed may have left writes that only the page cache holds.
+        rows.flush()?;
+        Ok(rows)
+    }
+
+    fn with_db<T>(&self, work: impl FnOnce(&sled::Db) -> sled::Result<T>) -> io::Result<T> {
+        let db = self.db.read().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let db = db.as_ref().ok_or_else(|| io::Error::other("the row store is closed"))?;
+        work(db).map_err(io_error)
+    }
+}
+
+impl RowStore for SledRows {
+    fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.with_db(|db| Ok(db.get(key)?.map(|value| value.to_vec())))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        self.with_db(|db| db.range(from..to).take(limit).map(|row| row.map(owned)).collect())
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<Row>> {
+        if from >= to {
+            return Ok(None);
+        }
+        self.with_db(|db| db.range(from..to).next_back().map(|row| row.map(owned)).transpose())
+    }
+
+    fn apply(&self, batch: RowBatch) -> io::Result<()> {
+        let mut changes = sled::Batch::default();
+        for (key, value) in batch {
+            match value {
+                Some(value) => changes.insert(key, value),
+                None => changes.remove(key),
+            }
+        }
+        self.with_db(|db| db.apply_batch(changes))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.with_db(|db| db.flush())?;
+        sync_tree(&self.directory)?;
+        self.directory.parent().map_or(Ok(()), sync_path)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.flush()?;
+        let db = self.db.write().unwrap_or_else(|poisoned| poisoned.into_inner()).take();
+        drop(db);
+        Ok(())
+    }
+}
+
+/// Moves a store's directory out of the way and removes the oldest ones beyond [`ASIDE_MAX`]. Durable on return; `None` if
+/// there is nothing to move.
+pub fn move_aside(directory: &Path, now_ms: u64, reason: &str) -> io::Result<Option<PathBuf>> {
+    if !directory.exists() {
+        return Ok(None);
+    }
+    let parent = directory.parent().ok_or_else(|| io::Error::other("a row store needs a parent directory"))?;
+    let name = directory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let aside = parent.join(format!("{name}.aside-{now_ms:013}-{reason}"));
+    if aside.exists() {
+        fs::remove_dir_all(&aside)?;
+    }
+    fs::rename(directory, &aside)?;
+    let mut old = asides(parent, &name)?;
+    while old.len() > ASIDE_MAX {
+        fs::remove_dir_all(old.remove(0))?;
+    }
+    sync_path(parent)?;
+    Ok(Some(aside))
+}
+
+/// The directories moved aside under `parent`, oldest first.
+fn asides(parent: &Path, name: &str) -> io::Result<Vec<PathBuf>> {
+    let prefix = format!("{name}.aside-");
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// Why a store did not open.
+enum Refusal {
+    /// What is in the directory cannot be read: a fresh one will do.
+    Content(String),
+    /// The directory may be fine.
+    Surroundings(io::Error),
+}
+
+/// Opens; waits a little for the lock, since the threads of a database that was just closed let go of it late.
+fn open_unlocked(directory: &Path) -> Result<sled::Db, Refusal> {
+    let mut attempt = 0;
+    loop {
+        match open_caught(directory) {
+            Err(Refusal::Surroundings(error)) if is_locked(&error) && attempt < LOCK_ATTEMPTS_MAX => {
+                attempt += 1;
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+fn open_caught(directory: &Path) -> Result<sled::Db, Refusal> {
+    let config = sled::Config::new().path(directory).flush_every_ms(None).cache_capacity(CACHE_BYTES);
+    match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        Ok(Ok(db)) => Ok(db),
+        Ok(Err(sled::Error::Io(error))) if is_surroundings(&error) => Err(Refusal::Surroundings(error)),
+        Ok(Err(error)) => Err(Refusal::Content(error.to_string())),
+        Err(panic) => Err(Refusal::Content(panic_text(&*panic).to_owned())),
+    }
+}
+
+fn is_surroundings(error: &io::Error) -> bool {
+    use io::ErrorKind::{PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let is_kind = matches!(error.kind(), PermissionDenied | QuotaExceeded | ReadOnlyFilesystem | StorageFull);
+    is_kind || is_locked(error) || matches!(error.raw_os_error(), Some(OPEN_FILES_OF_SYSTEM | OPEN_FILES_OF_PROCESS))
+}
+
+/// sled gives a lock held by someone else no kind of its own.
+fn is_locked(error: &io::Error) -> bool {
+    error.to_string().contains("could not acquire lock")
+}
+
+/// The message of a panic, where it has one.
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("it panicked")
+}
+
+fn owned((key, value): (sled::IVec, sled::IVec)) -> Row {
+    (key.to_vec(), value.to_vec())
+}
+
+fn io_error(error: sled::Error) -> io::Error {
+    match error {
+        sled::Error::Io(error) => error,
+        sled::Error::Corruption { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+        error => io::Error::other(error),
+    }
+}
+
+/// Fsyncs every file and directory below `directory`, and itself.
+fn sync_tree(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => sync_tree(&entry.path())?,
+            Ok(_) => sync_path(&entry.path())?,
+            // sled removes old snapshots and blobs while it works.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    sync_path(directory)
+}
+
+fn sync_path(path: &Path) -> io::Result<()> {
+    match fs::File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        file => file?.sync_all(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollup::rows::conformance;
+
+    #[test]
+    fn sled_is_a_row_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("rollups");
+        conformance::run(|| Box::new(SledRows::open(&path, 0).unwrap()));
+    }
+
+    fn one(key: &[u8]) -> RowBatch {
+        let mut batch = RowBatch::default();
+        batch.put(key.to_vec(), b"v".to_vec());
+        batch
+    }
+
+    #[test]
+    fn a_store_that_does_not_open_is_moved_aside_and_only_the_newest_are_kept() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("rollups");
+        for now_ms in 1..=5 {
+            let rows = SledRows::open(&path, 0).unwrap();
+            assert_eq!(rows.get(b"k").unwrap(), None, "opened fresh");
+            rows.apply(one(b"k")).unwrap();
+            rows.close().unwrap();
+            // A snapshot that was being written when the power went: sled takes it for the newest and refuses to open.
+            fs::write(path.join("snap.9999999999999999.generating"), b"half").unwrap();
+            SledRows::open(&path, now_ms).unwrap().close().unwrap();
+        }
+        let kept: Vec<_> = asides(parent.path(), "rollups").unwrap();
+        let names: Vec<_> = kept.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
+        assert_eq!(names, ["rollups.aside-0000000000004-unopenable", "rollups.aside-0000000000005-unopenable"]);
+    }
+
+    #[test]
+    fn a_store_in_use_is_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("rollups");
+        let rows = SledRows::open(&path, 0).unwrap();
+        assert!(matches!(open_caught(&path), Err(Refusal::Surroundings(error)) if is_locked(&error)));
+        rows.apply(one(b"k")).unwrap();
+        assert!(asides(parent.path(), "rollups").unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_closed_store_answers_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        let rows = SledRows::open(&parent.path().join("rollups"), 0).unwrap();
+        rows.close().unwrap();
+        assert!(rows.get(b"k").is_err() && rows.flush().is_err());
+    }
+}
