@@ -105,7 +105,7 @@ impl Backoff {
 impl Node {
     /// Appends at the group's leader, wherever it is.
     pub async fn append(&self, group: GroupId, payload: Bytes, deadline: Instant) -> Result<Appended, AppendError> {
-        if payload.len() > self.config().payload_bytes_max {
+        if payload.len() > self.context.payload_bytes_max() {
             return Err(AppendError::TooLarge);
         }
         let mut backoff = Backoff::new(deadline);

@@ -38,6 +38,11 @@ pub struct GroupContext {
 }
 
 impl GroupContext {
+    /// The largest payload of one append: of what the configuration allows, what a record of the log can hold.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.config.payload_bytes_max.min(self.log.payload_bytes_max())
+    }
+
     /// Whether a node was heard of lately.
     pub fn is_alive(&self, node: NodeId) -> bool {
         let heard = || self.transport.last_heard(node);
