@@ -30,11 +30,18 @@ struct Transfer {
 
 enum Stage {
     /// Chunks are coming in.
-    Receiving { vote: Ballot, last: LogPosition, members: Members, spool: Spool },
+    Receiving(Box<Receiving>),
     /// All are there; openraft has them.
     Installing,
     /// This came of it.
     Done(SnapshotAnswer),
+}
+
+struct Receiving {
+    vote: Ballot,
+    last: LogPosition,
+    members: Members,
+    spool: Spool,
 }
 
 impl Incoming {
@@ -60,7 +67,7 @@ impl Incoming {
         match step {
             SnapshotStep::Begin { transfer, vote, last, members } => {
                 let spool = Spool::create(&self.environment, self.group, transfer).await?;
-                let stage = Stage::Receiving { vote, last, members, spool };
+                let stage = Stage::Receiving(Box::new(Receiving { vote, last, members, spool }));
                 self.transfers.lock().await.insert(from, Transfer { id: transfer, stage });
                 Ok(SnapshotAnswer::Received)
             }
@@ -71,17 +78,17 @@ impl Incoming {
 
     async fn chunk(&self, from: NodeId, id: u64, sequence: u64, chunk: Bytes) -> io::Result<SnapshotAnswer> {
         let mut transfers = self.transfers.lock().await;
-        let Some(Transfer { id: known, stage: Stage::Receiving { spool, .. } }) = transfers.get_mut(&from) else {
+        let Some(Transfer { id: known, stage: Stage::Receiving(receiving) }) = transfers.get_mut(&from) else {
             return Ok(SnapshotAnswer::Lost);
         };
         if *known != id {
             return Ok(SnapshotAnswer::Lost);
         }
-        if sequence != spool.len() || chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX {
+        if sequence != receiving.spool.len() || chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX {
             transfers.remove(&from);
             return Ok(SnapshotAnswer::Lost);
         }
-        let pushed = spool.push(chunk).await;
+        let pushed = receiving.spool.push(chunk).await;
         if let Err(error) = pushed {
             transfers.remove(&from);
             return Err(error);
@@ -102,7 +109,8 @@ impl Incoming {
                 transfer.stage = Stage::Done(answer.clone());
                 Ok(answer)
             }
-            Stage::Receiving { vote, last, members, spool } if spool.len() == chunks => {
+            Stage::Receiving(receiving) if receiving.spool.len() == chunks => {
+                let Receiving { vote, last, members, spool } = *receiving;
                 let meta = SnapshotMeta { last_log_id: Some(log_id(last)), last_membership: members.stored()? };
                 tracing::info!(group = %self.group, %from, position = %last, chunks, "installing a snapshot");
                 let snapshot = Snapshot { meta, snapshot: SnapshotData(Some(Box::new(spool))) };
@@ -112,7 +120,7 @@ impl Incoming {
                     .spawn("install", async move { incoming.install(from, id, vote, snapshot).await });
                 Ok(SnapshotAnswer::Received)
             }
-            Stage::Receiving { .. } => {
+            Stage::Receiving(_) => {
                 transfers.remove(&from);
                 Ok(SnapshotAnswer::Lost)
             }

@@ -232,13 +232,21 @@ fn a_replica_that_lost_its_store_is_rebuilt_from_another() {
 }
 
 #[test]
-fn a_single_node_that_lost_its_store_says_so() {
+fn a_single_node_that_lost_its_store_or_part_of_it_says_so() {
     let place = Place::new(&[]);
     let node = place.start();
-    (0..300).for_each(|number| drop(node.append(0, number).unwrap()));
+    (0..10).for_each(|number| drop(node.append(0, number).unwrap()));
+    node.toy(0).flush();
+    let store = place.store_path().join("partition-0");
+    let older = std::fs::read(&store).unwrap();
+    (10..300).for_each(|number| drop(node.append(0, number).unwrap()));
     flush_and_purge(&node, 0);
     node.kill();
-    std::fs::remove_dir_all(place.store_path()).unwrap();
+
+    std::fs::remove_file(&store).unwrap();
+    let refused = place.try_start().map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::StoreLost { partition: PartitionId(0) }), "{refused:?}");
+    std::fs::write(&store, older).unwrap();
     let refused = place.try_start().map(|_| ()).unwrap_err();
     assert!(matches!(refused, Error::StoreLost { partition: PartitionId(0) }), "{refused:?}");
 }
@@ -365,4 +373,28 @@ fn a_node_that_moved_is_found_at_its_new_address() {
     });
     nodes[0].append(0, 1).unwrap();
     agree(&nodes.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn the_tail_gives_every_applied_entry_once_and_in_order() {
+    let node = Place::new(&[]).start();
+    let last = (0..50).map(|number| node.append(0, number).unwrap().offset).last().unwrap();
+    let replica = node.cluster.replica(PartitionId(0)).unwrap();
+    assert_eq!(*replica.applied().borrow(), Some(last), "what was answered is applied");
+    let mut entries = Vec::new();
+    let mut next = cluster::Offset(0);
+    loop {
+        let read = node.block_on(replica.tail(next, 64)).unwrap();
+        assert!(read.len() <= 10, "eight 8-byte payloads, and entries without one");
+        let Some(newest) = read.last() else { break };
+        next = newest.position.offset.next();
+        entries.extend(read);
+    }
+    let offsets: Vec<u64> = entries.iter().map(|entry| entry.position.offset.0).collect();
+    assert_eq!(offsets, (0..=last.0).collect::<Vec<_>>());
+    let numbers = entries.iter().filter_map(|entry| match &entry.payload {
+        cluster::Payload::Data(bytes) => Some(u64::from_le_bytes(bytes[..].try_into().unwrap())),
+        _ => None,
+    });
+    assert_eq!(numbers.collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
 }
