@@ -85,8 +85,8 @@ impl Default for Config {
             write_out_interval: Duration::from_secs(60),
             segment_bytes: 64 << 20,
             heartbeat_interval: Duration::from_millis(200),
-            election_timeout_min: Duration::from_millis(600),
-            election_timeout_max: Duration::from_secs(1),
+            election_timeout_min: Duration::from_millis(500),
+            election_timeout_max: Duration::from_millis(800),
             cache_bytes: 64 << 20,
             log_filter: crate::telemetry::FILTER_DEFAULT.into(),
         }
@@ -197,9 +197,9 @@ impl Config {
                 format_bytes(self.body_bytes_max)
             ));
         }
-        if self.election_timeout_min < self.heartbeat_interval * 3 {
+        if self.election_timeout_min <= self.heartbeat_interval * 2 {
             return conflict(format!(
-                "election_timeout_min = {} is below three times heartbeat_interval = {}: one lost heartbeat would depose \
+                "election_timeout_min = {} is not above twice heartbeat_interval = {}: one lost heartbeat would depose \
                  a leader; raise the first or lower the second",
                 format_duration(self.election_timeout_min),
                 format_duration(self.heartbeat_interval)

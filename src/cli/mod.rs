@@ -11,6 +11,8 @@ mod output;
 mod query;
 mod send;
 mod signals;
+#[cfg(feature = "simulation")]
+mod simulate;
 mod start;
 mod status;
 
@@ -46,6 +48,8 @@ enum Command {
     Send(send::Arguments),
     Query(query::Arguments),
     Status(status::Arguments),
+    #[cfg(feature = "simulation")]
+    Simulate(simulate::Arguments),
     Completions(completions::Arguments),
 }
 
@@ -57,6 +61,8 @@ pub fn run() -> ExitCode {
         Command::Send(arguments) => block_on(send::run(&arguments)),
         Command::Query(arguments) => block_on(query::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
+        #[cfg(feature = "simulation")]
+        Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
     };
     match outcome {

@@ -24,7 +24,7 @@ const VERSION: u8 = 1;
 
 /// Largest batch in bytes. The usual body of 16 MiB makes less than 3 MiB for all partitions together; only a body of
 /// many long app ids of one partition goes beyond, and is refused as too large.
-pub const BATCH_BYTES_MAX: usize = 5 << 20;
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Units that values may be scaled by: 1 ns to 1 ms.
 const SCALES: [u64; 7] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000];

@@ -1,18 +1,22 @@
 //! `POST /v1/events`.
 
 use super::intake::Body as EventsBody;
-use super::{AppendError, Encoding, Error, InflateError, Intake, Kind, Overloaded, Permit, Reason, Receipt};
+use super::{
+    AppendError, Encoding, Error, InflateError, Intake, Kind, Overloaded, Permit, REJECTIONS_LISTED_MAX, Reason,
+    Receipt,
+};
 use crate::domain::{ProducerId, Sequence};
 use crate::http::{PROBLEM_MEDIA_TYPE, Problem, Room};
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use utoipa::OpenApi;
 
@@ -38,6 +42,21 @@ pub fn room(intake: Intake) -> Room {
 )]
 struct Api;
 
+/// Refused lines that are listed unless a request asks for more.
+const ERRORS_LISTED_DEFAULT: usize = 100;
+
+/// The parameters of taking events in.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsParameters {
+    #[serde(default = "errors_listed_default")]
+    errors_max: usize,
+}
+
+fn errors_listed_default() -> usize {
+    ERRORS_LISTED_DEFAULT
+}
+
 /// What became of a request.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
 struct ReceiptAnswer {
@@ -50,7 +69,7 @@ struct ReceiptAnswer {
     /// Lines that were refused.
     #[schema(example = 2)]
     rejected: u64,
-    /// The first 100 of those.
+    /// The first of those, 100 unless `errors_max` says otherwise.
     errors: Vec<LineError>,
     /// Show it as `after` to a question whose answer must include these events.
     #[schema(example = "0.123-3.456")]
@@ -93,6 +112,7 @@ struct AllRejected {
     path = "/v1/events",
     tag = "ingest",
     params(
+        ("errors_max" = Option<usize>, Query, description = "How many refused lines are listed at most: 100 if not given, up to 16384"),
         ("Hourmark-Producer" = Option<String>, Header, description = "The sender's name for itself, 1 to 256 bytes"),
         ("Hourmark-Sequence" = Option<u64>, Header, description = "The request's number, used for no other body"),
         ("Content-Encoding" = Option<String>, Header, description = "gzip or zstd")
@@ -114,8 +134,13 @@ struct AllRejected {
         (status = 503, description = "Not known to be durable: send it again", body = Problem, content_type = "application/problem+json")
     )
 )]
-async fn post_events(State(intake): State<Intake>, headers: HeaderMap, body: Body) -> Response {
-    let answer = match take(&intake, &headers, body).await {
+async fn post_events(
+    State(intake): State<Intake>,
+    parameters: Result<Query<EventsParameters>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let answer = match take(&intake, parameters, &headers, body).await {
         Ok(receipt) => receipt.into_response(),
         Err(problem) => problem.into_response(),
     };
@@ -126,13 +151,25 @@ async fn post_events(State(intake): State<Intake>, headers: HeaderMap, body: Bod
     answer
 }
 
-async fn take(intake: &Intake, headers: &HeaderMap, body: Body) -> Result<Receipt, Problem> {
+async fn take(
+    intake: &Intake,
+    parameters: Result<Query<EventsParameters>, QueryRejection>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Receipt, Problem> {
+    let Query(EventsParameters { errors_max }) =
+        parameters.map_err(|rejection| Problem::bad_parameter("query string", &rejection.body_text()))?;
+    if errors_max > REJECTIONS_LISTED_MAX {
+        return Err(Problem::bad_parameter("errors_max", &format!("is more than {REJECTIONS_LISTED_MAX}")));
+    }
     let (kind, encoding) = (kind(headers)?, encoding(headers)?);
     let producer = producer(headers)?;
     let mut permit = intake.admit().map_err(overloaded)?;
     let bytes = collect(headers, body, intake.settings().body_bytes_max, &mut permit).await?;
     let body = EventsBody { kind, encoding, bytes };
-    intake.accept(body, producer, permit).await.map_err(refusal)
+    let mut receipt = intake.accept(body, producer, permit).await.map_err(refusal)?;
+    receipt.rejections.listed.truncate(errors_max);
+    Ok(receipt)
 }
 
 fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use cluster::PartitionId;
 use std::collections::BTreeMap;
 
-/// Refused lines that are listed in an answer; the rest is only counted.
-pub const REJECTIONS_LISTED_MAX: usize = 100;
+/// Refused lines that can be listed in an answer; the rest is only counted. As many as `hourmark send` puts into a body.
+pub const REJECTIONS_LISTED_MAX: usize = 16_384;
 
 /// The events of one request that go to one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

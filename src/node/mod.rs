@@ -22,7 +22,7 @@ use cluster::environment::Environment;
 use cluster::{Cluster, log::LogConfig};
 use host::ProductHost;
 use partition::LedPartition;
-use reads::{OpenReads, StoreReads};
+use reads::{ClusterPartitions, OpenReads, StoreReads};
 use settings::ClusterSettings;
 use std::sync::Arc;
 use std::time::Duration;
@@ -114,7 +114,8 @@ impl Node {
             cache_bytes_max: config.cache_bytes,
             ..query::Settings::default()
         };
-        let query = Query::new(Arc::new(cluster.clone()), stored, query_settings, metrics.query.clone());
+        let query =
+            Query::new(Arc::new(ClusterPartitions(cluster.clone())), stored, query_settings, metrics.query.clone());
         let append = Arc::new(ClusterAppend(cluster.clone()));
         let intake = Intake::new(environment, append, ingest_settings(config), metrics.ingest.clone());
         let source = NodeSource {

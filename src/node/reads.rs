@@ -3,15 +3,35 @@
 use crate::aggregate::{self, Aggregation};
 use crate::domain::{AppId, Hour};
 use crate::query::{
-    AppHours, AppSelection, Generation, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredApps,
-    StoredAt, StoredHours, StoredReads,
+    AppHours, AppSelection, AskError, Generation, LeaderReads, OpenSelection, OpenWindows, Partitions, Progress,
+    ReadError, StoredApps, StoredAt, StoredHours, StoredReads,
 };
 use crate::rollup::{self, PartitionState, Store};
 use async_trait::async_trait;
+use bytes::Bytes;
 use cluster::environment::Tasks;
-use cluster::{Cluster, Offset, PartitionId};
+use cluster::{Cluster, Offset, PartitionId, Target};
 use std::ops::Range;
 use tokio::time::{Instant, timeout_at};
+
+/// Partitions and the way to their leaders, by the cluster.
+pub struct ClusterPartitions(pub Cluster);
+
+#[async_trait]
+impl Partitions for ClusterPartitions {
+    fn all(&self) -> Vec<PartitionId> {
+        self.0.partitions()
+    }
+
+    fn of_slot(&self, slot: u16) -> PartitionId {
+        self.0.slots()[usize::from(slot)]
+    }
+
+    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, AskError> {
+        let answer = self.0.call(partition, Target::Leader, request, deadline).await;
+        answer.map_err(|error| AskError(error.to_string()))
+    }
+}
 
 /// What leaders know beyond the stored rows: a read barrier, then the aggregator's open windows.
 pub struct OpenReads {

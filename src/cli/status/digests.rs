@@ -22,6 +22,12 @@ struct Digest {
     digest: Value,
 }
 
+/// What one node's replicas hold.
+#[derive(Deserialize)]
+struct Digests {
+    partitions: Vec<Digest>,
+}
+
 /// Every replica's digest, and what they say together.
 #[derive(Debug, Serialize)]
 struct Comparison {
@@ -65,8 +71,8 @@ async fn ask_all(nodes: &[NodeView], give_up: Instant) -> Result<BTreeMap<u64, V
     let answers = nodes.iter().map(|node| async move {
         let client = Client::new(std::slice::from_ref(&node.http_addr))?;
         let patience = give_up.saturating_duration_since(Instant::now()).max(POLL_INTERVAL);
-        let digests: Vec<Digest> = client.ask("/v1/digest", patience).await?;
-        Ok((node.id, digests))
+        let answer: Digests = client.ask("/v1/digest", patience).await?;
+        Ok((node.id, answer.partitions))
     });
     let answers: Vec<Result<_, Error>> = join_all(answers).await;
     Ok(answers.into_iter().collect::<Result<_, _>>()?)
