@@ -221,6 +221,8 @@ impl Node {
         let Ok(ask) = raft::decode::<Ask>(&request.header) else { return };
         let answer = match ask.command(self.cluster) {
             None => Answer::Refused,
+            // The first node is still writing down what its cluster is: whoever asks now may ask again.
+            Some(_) if self.state().cluster.is_none() => Answer::NotNow,
             Some(command) => {
                 let deadline = Instant::now() + JOIN_TIMEOUT;
                 match self.append(GroupId::METADATA, machine::encode_command(&command), deadline).await {
