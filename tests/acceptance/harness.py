@@ -85,8 +85,8 @@ class Cluster:
                 status, body = get(url + path, timeout)
                 if 0 < status < 500:
                     return status, body
-            if time.monotonic() > deadline:
-                raise SystemExit(f"no node answers {path}")
+            if time.monotonic() > deadline or all(node.process and node.process.poll() is not None for node in self.nodes):
+                raise SystemExit(f"no node answers {path}; their logs are in {self.directory}")
             time.sleep(0.2)
 
     def is_whole(self, count):
@@ -103,8 +103,12 @@ class Cluster:
             time.sleep(0.2)
 
     def digests_agree(self, seconds=60):
-        """Waits until all replicas have equal digests at equal positions; returns them."""
+        """Waits until all events are stored and all replicas have equal digests; returns them."""
         deadline = time.monotonic() + seconds
+        while any(partition["lag_events"] for partition in self.ask("/v1/cluster")[1]["partitions"]):
+            if time.monotonic() > deadline:
+                raise SystemExit("events stay out of the stored rollups")
+            time.sleep(0.2)
         while True:
             digests = [get(url + "/v1/digest") for url in self.urls]
             partitions = [body["partitions"] for status, body in digests if status == 200]
