@@ -13,7 +13,7 @@
 //! is then as of an earlier batch, which is a state the replica once had, and the log replays from there. When the file
 //! outgrows its rows they are written to a new file, which then takes the old one's name.
 
-use super::rows::{Row, RowBatch, RowStore};
+use super::rows::{Row, RowBatch, RowStore, is_full};
 use cluster::environment::{Disk, File};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -45,6 +45,7 @@ pub struct JournalRows {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     journal: Mutex<Option<Journal>>,
+    was_moved_aside: bool,
 }
 
 struct Journal {
@@ -68,7 +69,8 @@ impl JournalRows {
         let path = directory.join(NAME);
         let mut file =
             if names.iter().any(|name| name == NAME) { disk.open(&path)? } else { create(&*disk, directory)? };
-        if !is_ours(&*file)? {
+        let was_moved_aside = !is_ours(&*file)?;
+        if was_moved_aside {
             tracing::error!(file = %path.display(), "the row journal is not readable and was moved aside; its rows are rebuilt");
             drop(file);
             move_aside(&*disk, directory, now_ms, "unopenable")?;
@@ -77,7 +79,17 @@ impl JournalRows {
         let journal = Journal::load(file)?;
         journal.file.sync()?;
         disk.sync_directory(directory)?;
-        Ok(JournalRows { disk, directory: directory.to_path_buf(), journal: Mutex::new(Some(journal)) })
+        Ok(JournalRows {
+            disk,
+            directory: directory.to_path_buf(),
+            journal: Mutex::new(Some(journal)),
+            was_moved_aside,
+        })
+    }
+
+    /// Whether the rows of an earlier life could not be read and were moved aside.
+    pub fn was_moved_aside(&self) -> bool {
+        self.was_moved_aside
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Journal>> {
@@ -115,10 +127,12 @@ impl RowStore for JournalRows {
     fn flush(&self) -> io::Result<()> {
         self.with(|journal| {
             if journal.end > REWRITE_FILE_BYTES_MIN && journal.end / 2 > journal.row_bytes {
-                journal.rewrite(&*self.disk, &self.directory)
-            } else {
-                journal.file.sync()
+                match journal.rewrite(&*self.disk, &self.directory) {
+                    Err(error) if is_full(&error) => self.disk.remove(&self.directory.join(NAME_NEW))?,
+                    outcome => return outcome,
+                }
             }
+            journal.file.sync()
         })
     }
 

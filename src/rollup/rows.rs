@@ -13,6 +13,11 @@ use std::io;
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
+/// Whether an error says that the disk is full: the one that is not fatal.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Rows of one node, ordered by their keys' bytes.
 pub trait RowStore: Send + Sync + 'static {
     /// The value of a key.
@@ -24,11 +29,16 @@ pub trait RowStore: Send + Sync + 'static {
     /// The last row with `from <= key < to`.
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<Row>>;
 
-    /// Applies a batch. Readable on return, durable after the next [`RowStore::flush`]. After `StorageFull` the batch is
-    /// not in the map and may be tried again; after any other error the store must not be used further.
+    /// Applies a batch. Readable on return, durable after the next [`RowStore::flush`].
+    ///
+    /// `StorageFull`: reads go on; the batch, and all that were applied since the last flush, may be lost and must be
+    /// applied again when there is room. After any other error the process stops.
     fn apply(&self, batch: RowBatch) -> io::Result<()>;
 
-    /// Makes all applied batches durable. A failed flush must never be tried again: the process stops.
+    /// Makes all applied batches durable.
+    ///
+    /// `StorageFull` as with [`RowStore::apply`]. After any other error the process stops: a failed fsync must never be
+    /// tried again.
     fn flush(&self) -> io::Result<()>;
 
     /// Flushes and lets go of the files. Calls after it fail.

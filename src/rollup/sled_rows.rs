@@ -35,6 +35,7 @@ pub struct SledRows {
     directory: PathBuf,
     /// `None` after [`RowStore::close`].
     db: RwLock<Option<sled::Db>>,
+    was_moved_aside: bool,
 }
 
 impl SledRows {
@@ -44,11 +45,13 @@ impl SledRows {
     /// Fails, leaving the directory alone, where the fault is not in its content: no permission, a full disk, too many
     /// open files, another process that holds it.
     pub fn open(directory: &Path, now_ms: u64) -> io::Result<SledRows> {
+        let mut was_moved_aside = false;
         let db = match open_unlocked(directory) {
             Ok(db) => db,
             Err(Refusal::Surroundings(error)) => return Err(error),
             Err(Refusal::Content(reason)) => {
                 let aside = move_aside(directory, now_ms, "unopenable")?;
+                was_moved_aside = true;
                 tracing::error!(
                     directory = %directory.display(), aside = ?aside, reason,
                     "the row store did not open and was moved aside; its rows are rebuilt from the log and from peers"
@@ -59,10 +62,15 @@ impl SledRows {
                 })?
             }
         };
-        let rows = SledRows { directory: directory.to_path_buf(), db: RwLock::new(Some(db)) };
+        let rows = SledRows { directory: directory.to_path_buf(), db: RwLock::new(Some(db)), was_moved_aside };
         // A process that was killed may have left writes that only the page cache holds.
         rows.flush()?;
         Ok(rows)
+    }
+
+    /// Whether the rows of an earlier life did not open and were moved aside.
+    pub fn was_moved_aside(&self) -> bool {
+        self.was_moved_aside
     }
 
     fn with_db<T>(&self, work: impl FnOnce(&sled::Db) -> sled::Result<T>) -> io::Result<T> {

@@ -1,0 +1,244 @@
+//! The partition as the log's state machine: verdicts for events, merging for checkpoints.
+//!
+//! Applying is a pure function of state and entry. A checkpoint's rows are read and merged before the lock is taken, so that
+//! reads wait only for the new rows to be put in place.
+
+use super::error::Error;
+use super::identities::Header;
+use super::keys;
+use super::position::row_hash;
+use super::quarantine;
+use super::recent::RecentRow;
+use super::state::{Inner, PartitionState, Shared, consumed_of};
+use super::tail::{Acceptance, Events, Kind, TailEntry};
+use crate::format::{Checkpoint, Entry, EventsEntry, StoredRollup};
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster::{Committed, Durable, LogPosition, Offset, Payload, Snapshot, SnapshotChunks, StateMachine};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// What became of a checkpoint: the answer to whoever proposed it, as [`CheckpointAnswer::encode`] writes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckpointAnswer {
+    /// Its deltas are in the stored rollups.
+    Applied,
+    /// It builds on another `consumed` than this one: nothing changed.
+    Skipped {
+        /// The `consumed` that it would have had to build on.
+        consumed: Option<u64>,
+    },
+}
+
+impl CheckpointAnswer {
+    /// Writes it.
+    pub fn encode(&self) -> Bytes {
+        postcard::to_allocvec(self).expect("memory is there").into()
+    }
+
+    /// Reads it.
+    pub fn decode(bytes: &[u8]) -> Result<CheckpointAnswer, postcard::Error> {
+        postcard::from_bytes(bytes)
+    }
+}
+
+#[async_trait]
+impl StateMachine for PartitionState {
+    fn durable(&self) -> Durable {
+        self.shared.lock().durable.clone()
+    }
+
+    /// Events are answered with [`crate::domain::Verdicts`] in postcard, checkpoints with [`CheckpointAnswer`], anything
+    /// else with nothing. An entry that cannot be read is the same on every replica: it counts nothing, and whoever folds it sets it
+    /// aside.
+    fn apply(&self, entry: Committed) -> io::Result<Bytes> {
+        Ok(self.shared.apply(entry)?)
+    }
+
+    async fn snapshot(&self) -> io::Result<Snapshot> {
+        Ok(self.capture().into_snapshot())
+    }
+
+    async fn install(&self, durable: Durable, chunks: Box<dyn SnapshotChunks>) -> io::Result<()> {
+        Ok(self.install_snapshot(durable, chunks).await?)
+    }
+}
+
+impl Shared {
+    fn apply(&self, entry: Committed) -> Result<Bytes, Error> {
+        let position = entry.position;
+        self.check_order(position)?;
+        let Payload::Data(payload) = entry.payload else {
+            let kind = match entry.payload {
+                Payload::Membership(membership) => Kind::Membership(membership),
+                _ => Kind::Other,
+            };
+            self.lock().push(TailEntry { position, bytes: 0, kind });
+            return Ok(Bytes::new());
+        };
+        let bytes = payload.len() as u64;
+        match Entry::decode(&payload) {
+            Ok(Entry::Events(events)) => Ok(self.apply_events(position, bytes, &events)),
+            Ok(Entry::Checkpoint(checkpoint)) => self.apply_checkpoint(position, bytes, checkpoint),
+            Err(error) => {
+                tracing::error!(partition = %self.id, %position, %error, "an entry of the log cannot be read");
+                self.lock().push(TailEntry { position, bytes, kind: Kind::Other });
+                Ok(Bytes::new())
+            }
+        }
+    }
+
+    fn check_order(&self, position: LogPosition) -> Result<(), Error> {
+        let expected = self.lock().applied().map_or(Offset(0), Offset::next);
+        if position.offset == expected {
+            return Ok(());
+        }
+        Err(self.broken(format!("entry {position} was applied where {expected} comes next")))
+    }
+
+    fn apply_events(&self, position: LogPosition, bytes: u64, entry: &EventsEntry) -> Bytes {
+        let header = Header::of(entry);
+        let mut inner = self.lock();
+        let decision = inner.current.decide(position.offset.0, &header);
+        let events = Events::of(entry, header, &decision);
+        inner.push(TailEntry { position, bytes, kind: Kind::Events(events) });
+        drop(inner);
+        postcard::to_allocvec(decision.verdicts()).expect("memory is there").into()
+    }
+
+    fn apply_checkpoint(&self, position: LogPosition, bytes: u64, checkpoint: Checkpoint) -> Result<Bytes, Error> {
+        let own = TailEntry { position, bytes, kind: Kind::Other };
+        let existing = {
+            let mut inner = self.lock();
+            let consumed = inner.position.offset().map(|offset| offset.0);
+            let reaches = consumed.unwrap_or(0)..position.offset.0;
+            if checkpoint.base != consumed || !reaches.contains(&checkpoint.through) {
+                inner.push(own);
+                return Ok(CheckpointAnswer::Skipped { consumed }.encode());
+            }
+            inner.check_tally(&checkpoint).map_err(|what| self.broken(what))?;
+            inner.existing(&checkpoint)
+        };
+        let merged = self.merge(&checkpoint, existing)?;
+        let mut inner = self.lock();
+        inner.put(merged);
+        inner.quarantine(&checkpoint);
+        inner.consume(&checkpoint).map_err(|what| self.broken(what))?;
+        inner.push(own);
+        let consumed = consumed_of(&inner.position);
+        drop(inner);
+        self.consumed.send_replace(consumed);
+        Ok(CheckpointAnswer::Applied.encode())
+    }
+
+    /// The checkpoint's rows as they will be.
+    fn merge(&self, checkpoint: &Checkpoint, existing: Existing) -> Result<Vec<Merged>, Error> {
+        let mut merged = Vec::with_capacity(existing.rows.len());
+        for ((tail, row), (_, _, delta)) in existing.rows.into_iter().zip(&checkpoint.deltas) {
+            let row = match row {
+                Some(row) => Some(row),
+                None => self.read_row(existing.generation, &tail)?.map(Arc::new),
+            };
+            let mut stored = row.as_ref().map_or_else(StoredRollup::default, |row| row.stored.clone());
+            stored.rollup.merge(delta, &self.sketch);
+            stored.revision += 1;
+            let hash = row_hash(&tail, &stored.encode());
+            merged.push(Merged { tail, old_hash: row.map(|row| row.hash), row: Arc::new(RecentRow { stored, hash }) });
+        }
+        Ok(merged)
+    }
+
+    /// A rollup from its row in the store.
+    pub(super) fn read_row(&self, generation: keys::Generation, tail: &[u8]) -> Result<Option<RecentRow>, Error> {
+        let Some(value) = self.rows.get(&self.key(generation, tail))? else { return Ok(None) };
+        let stored = StoredRollup::decode(&value).map_err(|error| self.damaged(tail, error))?;
+        Ok(Some(RecentRow { stored, hash: row_hash(tail, &value) }))
+    }
+}
+
+/// The rows that a checkpoint changes, in its order; `None` where they are not in memory.
+struct Existing {
+    generation: keys::Generation,
+    rows: Vec<(Vec<u8>, Option<Arc<RecentRow>>)>,
+}
+
+/// A row that a checkpoint has changed.
+struct Merged {
+    tail: Vec<u8>,
+    /// What the old row, if there was one, added to the digest.
+    old_hash: Option<u64>,
+    row: Arc<RecentRow>,
+}
+
+impl Inner {
+    /// Adds the entry behind the last one applied.
+    fn push(&mut self, entry: TailEntry) {
+        self.applied_bytes += entry.bytes;
+        self.tail.push(entry);
+        if self.tail.events() == 0 {
+            self.complete_at = Instant::now();
+        }
+    }
+
+    fn existing(&self, checkpoint: &Checkpoint) -> Existing {
+        let tails = checkpoint.deltas.iter().map(|(app, hour, _)| keys::rollup(app, *hour));
+        let rows = tails.map(|tail| {
+            let row = self.recent.get(&tail).cloned();
+            (tail, row)
+        });
+        Existing { generation: self.generation, rows: rows.collect() }
+    }
+
+    fn put(&mut self, merged: Vec<Merged>) {
+        for Merged { tail, old_hash, row } in merged {
+            self.position.rows_digest ^= old_hash.unwrap_or(0) ^ row.hash;
+            self.position.rollups += u64::from(old_hash.is_none());
+            self.recent.put(tail, row);
+        }
+    }
+
+    fn quarantine(&mut self, checkpoint: &Checkpoint) {
+        for entry in &checkpoint.quarantined {
+            for (tail, value) in quarantine::rows(entry) {
+                self.position.rows_digest ^= row_hash(&tail, &value);
+            }
+            self.position.quarantined_entries += 1;
+            self.recent.quarantine(entry.clone());
+        }
+    }
+
+    /// Moves `consumed` to the checkpoint's end: what the tail knows about the stretch becomes part of the base.
+    fn consume(&mut self, checkpoint: &Checkpoint) -> Result<(), String> {
+        for entry in self.tail.take_through(Offset(checkpoint.through)) {
+            self.consumed_bytes += entry.bytes;
+            self.position.consumed = Some(entry.position);
+            match entry.kind {
+                Kind::Events(events) => {
+                    let decision = self.base.decide(entry.position.offset.0, &events.header);
+                    if Acceptance::of(&decision) != events.acceptance {
+                        return Err(format!("entry {} would be decided otherwise now", entry.position));
+                    }
+                    self.position.events += events.events;
+                }
+                Kind::Membership(membership) => self.position.membership = Some(membership),
+                Kind::Other => {}
+            }
+        }
+        let position = &mut self.position;
+        position.watermark_ms = position.watermark_ms.max(checkpoint.watermark_ms);
+        position.tally.counted += checkpoint.tally.counted;
+        position.tally.duplicate += checkpoint.tally.duplicate;
+        position.tally.quarantined += checkpoint.tally.quarantined;
+        position.clock_ms = self.base.clock_ms;
+        position.identities_digest = self.base.digest();
+        if position.events != position.tally.total() {
+            return Err(format!("{} events in the log, {:?} accounted for", position.events, position.tally));
+        }
+        let now = Instant::now();
+        self.complete_at = now;
+        self.behind_since.get_or_insert(now);
+        Ok(())
+    }
+}

@@ -1,0 +1,315 @@
+//! Reads of stored rollups: memory over rows, all of an answer as of one `consumed`.
+//!
+//! Memory is read under the lock, rows without it. What is read from rows may be newer than what was read from memory only
+//! if a write-out was captured (or a snapshot installed) in between; then the read begins again. After a few times the rows
+//! are read under the lock too.
+//!
+//! Reads block: a point read for microseconds where the row is not in memory, and any read of rows for as long as a
+//! write-out's batch takes if it falls together with one (sled lets nobody in meanwhile). Ranges and lists belong on the
+//! blocking lane.
+
+use super::error::Error;
+use super::keys::{self, Generation, Kind};
+use super::load;
+use super::quarantine;
+use super::recent::RecentRow;
+use super::state::{Inner, PartitionState, Shared};
+use crate::domain::{AppId, Hour};
+use crate::format::{Quarantined, StoredRollup};
+use cluster::Offset;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a read begins again without the lock before it keeps it.
+const ATTEMPTS_MAX: u32 = 3;
+
+/// Reads of one partition's stored rollups. Cheap to clone.
+#[derive(Clone)]
+pub struct Reader {
+    shared: Arc<Shared>,
+}
+
+/// Where the rows of an answer stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AsOf {
+    /// Everything up to and including this offset is in them; `None` before the first checkpoint.
+    pub consumed: Option<Offset>,
+    /// Event time reached, ms since the epoch.
+    pub watermark_ms: u64,
+    /// How long ago `consumed` moved, or this replica last knew of no event behind it.
+    pub age: Duration,
+}
+
+/// Hours of an app.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HoursPage {
+    /// Where they stand.
+    pub as_of: AsOf,
+    /// Hours with events, oldest first.
+    pub rows: Vec<(Hour, StoredRollup)>,
+    /// Whether there are further ones in the range.
+    pub has_more: bool,
+    /// Whether the app has any row at all.
+    pub is_known: bool,
+}
+
+/// An app with its first and last hour that has events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppHours {
+    /// The app.
+    pub app: AppId,
+    /// Its first hour.
+    pub first_hour: Hour,
+    /// Its last hour.
+    pub last_hour: Hour,
+}
+
+/// Apps that have rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AppsPage {
+    /// Where they stand.
+    pub as_of: AsOf,
+    /// In the order of their names.
+    pub apps: Vec<AppHours>,
+    /// Whether there are further ones in the selection.
+    pub has_more: bool,
+}
+
+impl PartitionState {
+    /// Reads of the stored rollups.
+    pub fn reader(&self) -> Reader {
+        Reader { shared: Arc::clone(&self.shared) }
+    }
+}
+
+impl Reader {
+    /// The rollup of an app and hour.
+    pub fn get(&self, app: &AppId, hour: Hour) -> Result<(AsOf, Option<StoredRollup>), Error> {
+        let tail = keys::rollup(app, hour);
+        self.consistently(
+            |inner| inner.recent.get(&tail).cloned(),
+            |generation, recent| match recent {
+                Some(row) => Ok(Some(row.stored.clone())),
+                None => Ok(self.shared.read_row(generation, &tail)?.map(|row| row.stored)),
+            },
+        )
+    }
+
+    /// An app's hours in a range, oldest first, at most `limit`.
+    pub fn range(&self, app: &AppId, hours: Range<Hour>, limit: usize) -> Result<HoursPage, Error> {
+        let (from, to) = (keys::rollup(app, hours.start), keys::rollup(app, hours.end));
+        let wanted = limit.saturating_add(1);
+        let app_range = (keys::app_prefix(app.as_str()), keys::app_end(app.as_str()));
+        let (as_of, (mut rows, is_known)) = self.consistently(
+            |inner| {
+                let rows = inner.recent.range(&from, &to).take(wanted);
+                let rows: Vec<_> = rows.map(|(tail, row)| (tail.clone(), Arc::clone(row))).collect();
+                (rows, inner.recent.range(&app_range.0, &app_range.1).next().is_some())
+            },
+            |generation, (recent, is_recent)| {
+                let rows = self.merged(generation, &from, &to, wanted, &recent)?;
+                let is_known = is_recent || !rows.is_empty() || self.has_row(generation, &app_range)?;
+                Ok((rows, is_known))
+            },
+        )?;
+        let has_more = rows.len() > limit;
+        rows.truncate(limit);
+        Ok(HoursPage { as_of, rows, has_more, is_known })
+    }
+
+    /// Apps whose names begin with `prefix` and come behind `after`, at most `limit`.
+    pub fn apps(&self, prefix: &str, after: Option<&str>, limit: usize) -> Result<AppsPage, Error> {
+        let from = match after {
+            Some(after) if after >= prefix => keys::app_end(after),
+            _ => keys::app_from(prefix),
+        };
+        let to = crate::rollup::rows::prefix_end(&keys::app_from(prefix));
+        let wanted = limit.saturating_add(1);
+        let (as_of, mut apps) = self.consistently(
+            |inner| recent_apps(inner, &from, &to, wanted),
+            |generation, recent| self.merged_apps(generation, &from, &to, wanted, &recent),
+        )?;
+        let has_more = apps.len() > limit;
+        apps.truncate(limit);
+        Ok(AppsPage { as_of, apps, has_more })
+    }
+
+    /// Quarantined entries from an offset on, oldest first, at most `limit`.
+    pub fn quarantined(&self, from: Offset, limit: usize) -> Result<Vec<Quarantined>, Error> {
+        let (_, entries) = self.consistently(
+            |inner| inner.recent.quarantined(from.0).take(limit).cloned().collect::<Vec<_>>(),
+            |generation, recent| {
+                let mut entries: BTreeMap<u64, Quarantined> = BTreeMap::new();
+                for entry in self.stored_quarantined(generation, from, limit)?.into_iter().chain(recent) {
+                    entries.insert(entry.offset, entry);
+                }
+                Ok(entries.into_values().take(limit).collect())
+            },
+        )?;
+        Ok(entries)
+    }
+
+    /// Reads memory under the lock and rows behind it, so that both are as of one `consumed`.
+    fn consistently<M, T>(
+        &self,
+        memory: impl Fn(&Inner) -> M,
+        rows: impl Fn(Generation, M) -> Result<T, Error>,
+    ) -> Result<(AsOf, T), Error> {
+        for _ in 0..ATTEMPTS_MAX {
+            let (as_of, generation, epoch, recent) = {
+                let inner = self.shared.lock();
+                (as_of(&inner), inner.generation, inner.epoch, memory(&inner))
+            };
+            let read = rows(generation, recent);
+            if self.shared.lock().epoch == epoch {
+                return Ok((as_of, read?));
+            }
+        }
+        let inner = self.shared.lock();
+        let read = rows(inner.generation, memory(&inner))?;
+        Ok((as_of(&inner), read))
+    }
+
+    /// The first rows of a range, those in memory before those in the store.
+    fn merged(
+        &self,
+        generation: Generation,
+        from: &[u8],
+        to: &[u8],
+        wanted: usize,
+        recent: &[(Vec<u8>, Arc<RecentRow>)],
+    ) -> Result<Vec<(Hour, StoredRollup)>, Error> {
+        let (from, to) = (self.shared.key(generation, from), self.shared.key(generation, to));
+        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
+        for (key, value) in self.shared.rows.scan(&from, &to, wanted)? {
+            rows.insert(self.tail_of(&key)?.to_vec(), Some(value));
+        }
+        let memory: BTreeMap<&[u8], &Arc<RecentRow>> = recent.iter().map(|(tail, row)| (&tail[..], row)).collect();
+        rows.extend(memory.keys().map(|tail| (tail.to_vec(), None)));
+        let first = rows.into_iter().take(wanted);
+        first
+            .map(|(tail, value)| {
+                let stored = match (memory.get(&tail[..]), value) {
+                    (Some(row), _) => row.stored.clone(),
+                    (None, value) => {
+                        let value = value.unwrap_or_default();
+                        StoredRollup::decode(&value).map_err(|error| self.shared.damaged(&tail, error))?
+                    }
+                };
+                Ok((self.split(&tail)?.1, stored))
+            })
+            .collect()
+    }
+
+    fn has_row(&self, generation: Generation, (from, to): &(Vec<u8>, Vec<u8>)) -> Result<bool, Error> {
+        let (from, to) = (self.shared.key(generation, from), self.shared.key(generation, to));
+        Ok(!self.shared.rows.scan(&from, &to, 1)?.is_empty())
+    }
+
+    /// Apps in order, found by seeking from one to the next.
+    fn merged_apps(
+        &self,
+        generation: Generation,
+        from: &[u8],
+        to: &[u8],
+        wanted: usize,
+        recent: &BTreeMap<String, (Hour, Hour)>,
+    ) -> Result<Vec<AppHours>, Error> {
+        let mut apps: BTreeMap<String, (Hour, Hour)> = recent.clone();
+        let (mut from, to) = (self.shared.key(generation, from), self.shared.key(generation, to));
+        let mut found = 0;
+        while found < wanted {
+            let Some((key, _)) = self.shared.rows.scan(&from, &to, 1)?.pop() else { break };
+            let (app, first) = self.split(self.tail_of(&key)?)?;
+            let end = self.shared.key(generation, &keys::app_end(app.as_str()));
+            let last = self.shared.rows.last(&key, &end)?.map(|(key, _)| key).unwrap_or_else(|| key.clone());
+            let (_, last) = self.split(self.tail_of(&last)?)?;
+            let hours = apps.entry(app.as_str().to_owned()).or_insert((first, last));
+            *hours = (hours.0.min(first), hours.1.max(last));
+            from = end;
+            found += 1;
+        }
+        let first = apps.into_iter().take(wanted);
+        first
+            .map(|(name, (first_hour, last_hour))| {
+                let app = AppId::new(&name).map_err(|error| self.shared.damaged(&keys::app_prefix(&name), error))?;
+                Ok(AppHours { app, first_hour, last_hour })
+            })
+            .collect()
+    }
+
+    fn stored_quarantined(
+        &self,
+        generation: Generation,
+        from: Offset,
+        limit: usize,
+    ) -> Result<Vec<Quarantined>, Error> {
+        let mut entries = Vec::new();
+        let mut pieces: Vec<Vec<u8>> = Vec::new();
+        let mut open: Option<u64> = None;
+        let (mut from, to) = (
+            self.shared.key(generation, &keys::quarantined(from.0, 0)),
+            self.shared.key(generation, &[Kind::Quarantined as u8 + 1]),
+        );
+        while entries.len() < limit {
+            let row = self.shared.rows.scan(&from, &to, 1)?.pop();
+            let next = match &row {
+                Some((key, _)) => {
+                    let tail = self.tail_of(key)?;
+                    let (offset, _) = keys::split_quarantined(tail).ok_or_else(|| self.shared.damaged(tail, "key"))?;
+                    Some(offset)
+                }
+                None => None,
+            };
+            if let Some(offset) = open
+                && next != Some(offset)
+            {
+                let tail = keys::quarantined(offset, 0);
+                let entry = quarantine::entry(offset, &std::mem::take(&mut pieces));
+                entries.push(entry.map_err(|error| self.shared.damaged(&tail, error))?);
+            }
+            let Some((key, value)) = row else { break };
+            open = next;
+            pieces.push(value);
+            from = [key, vec![0]].concat();
+        }
+        Ok(entries)
+    }
+
+    fn tail_of<'a>(&self, key: &'a [u8]) -> Result<&'a [u8], Error> {
+        keys::split(key).map(|(_, tail)| tail).ok_or_else(|| self.shared.damaged(key, "key"))
+    }
+
+    fn split(&self, tail: &[u8]) -> Result<(AppId, Hour), Error> {
+        let split = keys::split_rollup(tail).and_then(|(app, hour)| Some((AppId::new(app).ok()?, hour)));
+        split.ok_or_else(|| load::damaged(self.shared.id, tail, "key")).inspect_err(|error| {
+            self.shared.damage.report(error);
+        })
+    }
+}
+
+fn as_of(inner: &Inner) -> AsOf {
+    AsOf {
+        consumed: inner.position.offset(),
+        watermark_ms: inner.position.watermark_ms,
+        age: inner.complete_at.elapsed(),
+    }
+}
+
+/// The first apps of a range in memory, with their first and last hours there.
+fn recent_apps(inner: &Inner, from: &[u8], to: &[u8], wanted: usize) -> BTreeMap<String, (Hour, Hour)> {
+    let mut apps: BTreeMap<String, (Hour, Hour)> = BTreeMap::new();
+    for (tail, _) in inner.recent.range(from, to) {
+        let Some((app, hour)) = keys::split_rollup(tail) else { continue };
+        if let Some(hours) = apps.get_mut(app) {
+            hours.1 = hour;
+        } else if apps.len() < wanted {
+            apps.insert(app.to_owned(), (hour, hour));
+        } else {
+            break;
+        }
+    }
+    apps
+}

@@ -1,0 +1,161 @@
+//! Rollups in memory, above those in the row store: the ones that changed since they were last written, and the ones that
+//! were written last. Pure.
+
+use crate::format::{Quarantined, StoredRollup};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// Written rows that are kept at most: they are likely to change again. About 50 MB with the largest sketches.
+pub const CLEAN_ROWS_MAX: usize = 16_384;
+
+/// A rollup with what it adds to the digest.
+#[derive(Debug, PartialEq)]
+pub struct RecentRow {
+    /// The rollup.
+    pub stored: StoredRollup,
+    /// Hash of its row.
+    pub hash: u64,
+}
+
+/// Rollups by the tail of their key.
+#[derive(Debug, Default)]
+pub struct Recent {
+    rows: BTreeMap<Vec<u8>, Arc<RecentRow>>,
+    dirty: BTreeSet<Vec<u8>>,
+    /// Being written out now.
+    writing: BTreeSet<Vec<u8>>,
+    quarantined: BTreeMap<u64, Quarantined>,
+}
+
+/// Rows that are to be written.
+#[derive(Debug, Default, Clone)]
+pub struct Taken {
+    /// Rollups by tail.
+    pub rows: Vec<(Vec<u8>, Arc<RecentRow>)>,
+    /// Quarantined entries.
+    pub quarantined: Vec<Quarantined>,
+}
+
+impl Recent {
+    /// A row, if it is in memory.
+    pub fn get(&self, tail: &[u8]) -> Option<&Arc<RecentRow>> {
+        self.rows.get(tail)
+    }
+
+    /// The rows with `from <= tail < to`, in order.
+    pub fn range(&self, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = (&Vec<u8>, &Arc<RecentRow>)> {
+        let to = to.max(from);
+        self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
+    }
+
+    /// Puts a changed row.
+    pub fn put(&mut self, tail: Vec<u8>, row: Arc<RecentRow>) {
+        self.dirty.insert(tail.clone());
+        self.rows.insert(tail, row);
+    }
+
+    /// Sets an entry aside.
+    pub fn quarantine(&mut self, entry: Quarantined) {
+        self.quarantined.insert(entry.offset, entry);
+    }
+
+    /// Quarantined entries that are not written yet, from an offset on.
+    pub fn quarantined(&self, from: u64) -> impl Iterator<Item = &Quarantined> {
+        self.quarantined.range(from..).map(|(_, entry)| entry)
+    }
+
+    /// How many rows changed since they were last taken.
+    pub fn dirty(&self) -> usize {
+        self.dirty.len() + self.quarantined.len()
+    }
+
+    /// All rows that the row store does not hold for sure in their newest form.
+    pub fn unwritten(&self) -> Taken {
+        let tails = self.dirty.union(&self.writing);
+        Taken {
+            rows: tails.map(|tail| (tail.clone(), Arc::clone(&self.rows[tail]))).collect(),
+            quarantined: self.quarantined.values().cloned().collect(),
+        }
+    }
+
+    /// Takes what changed, to write it. Ends with [`Recent::written`] or [`Recent::not_written`].
+    pub fn take(&mut self) -> Taken {
+        assert!(self.writing.is_empty(), "one write-out at a time");
+        self.writing = std::mem::take(&mut self.dirty);
+        Taken {
+            rows: self.writing.iter().map(|tail| (tail.clone(), Arc::clone(&self.rows[tail]))).collect(),
+            quarantined: self.quarantined.values().cloned().collect(),
+        }
+    }
+
+    /// What was taken is in the row store: what did not change in the meantime may be forgotten. The rows of this
+    /// write-out are kept, as far as they are not too many, those of earlier ones are not.
+    pub fn written(&mut self, taken: &Taken) {
+        let written = std::mem::take(&mut self.writing);
+        let keeps_written = written.len() <= CLEAN_ROWS_MAX;
+        let dirty = &self.dirty;
+        self.rows.retain(|tail, _| dirty.contains(tail) || (keeps_written && written.contains(tail)));
+        for entry in &taken.quarantined {
+            self.quarantined.remove(&entry.offset);
+        }
+    }
+
+    /// What was taken could not be written and is to be written again.
+    pub fn not_written(&mut self) {
+        self.dirty.append(&mut self.writing);
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        *self = Recent::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(revision: u64) -> Arc<RecentRow> {
+        Arc::new(RecentRow { stored: StoredRollup { revision, ..StoredRollup::default() }, hash: revision })
+    }
+
+    fn tails(taken: &Taken) -> Vec<Vec<u8>> {
+        taken.rows.iter().map(|(tail, _)| tail.clone()).collect()
+    }
+
+    #[test]
+    fn rows_that_change_while_they_are_written_are_written_again() {
+        let mut recent = Recent::default();
+        recent.put(vec![1], row(1));
+        recent.put(vec![2], row(1));
+        let taken = recent.take();
+        assert_eq!(tails(&taken), [[1], [2]]);
+        recent.put(vec![2], row(2));
+        assert_eq!(tails(&recent.unwritten()), [[1], [2]], "a snapshot needs both");
+        recent.written(&taken);
+        assert_eq!(tails(&recent.take()), [[2]]);
+    }
+
+    #[test]
+    fn rows_of_earlier_write_outs_are_forgotten() {
+        let mut recent = Recent::default();
+        recent.put(vec![1], row(1));
+        let taken = recent.take();
+        recent.written(&taken);
+        assert!(recent.get(&[1]).is_some(), "likely to change again");
+        recent.put(vec![2], row(1));
+        let taken = recent.take();
+        recent.written(&taken);
+        assert!(recent.get(&[1]).is_none() && recent.get(&[2]).is_some());
+    }
+
+    #[test]
+    fn rows_that_could_not_be_written_stay_dirty() {
+        let mut recent = Recent::default();
+        recent.put(vec![1], row(1));
+        recent.take();
+        recent.not_written();
+        assert_eq!((recent.dirty(), tails(&recent.take())), (1, vec![vec![1]]));
+    }
+}

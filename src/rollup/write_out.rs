@@ -1,0 +1,291 @@
+//! Writing out: what changed in memory goes to rows, in one batch per partition, then one flush for all.
+//!
+//! What is written is captured under the lock (pointers, no bytes) and stays readable in memory until it is durable.
+//! Applying goes on meanwhile; what it changes is written next time.
+
+use super::error::Error;
+use super::identities::{Answer, First};
+use super::keys::{self, Generation, Kind};
+use super::load::encode_current;
+use super::position::Position;
+use super::quarantine;
+use super::recent::Taken;
+use super::rows::RowBatch;
+use super::snapshot::Overlay;
+use super::state::{Inner, PartitionState, Shared};
+use super::windows::{Chunk, Piece, Slot, Windows};
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::Instant;
+
+/// When a partition is written out.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// So long after `consumed` moved. Rows of running hours change at each checkpoint; writing them once a minute costs
+    /// a thirtieth of writing them each time.
+    pub interval: Duration,
+    /// As soon as so many rows changed: a batch of that many holds up other access to sled for about 0.7 s.
+    pub dirty_rows_max: usize,
+    /// As soon as so many bytes of the log cannot be purged.
+    pub log_bytes_max: u64,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Policy { interval: Duration::from_secs(60), dirty_rows_max: 16_384, log_bytes_max: 256 << 20 }
+    }
+}
+
+/// How far a partition's rows lag behind its state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// When the state first moved on; `None` if it has not.
+    pub since: Option<Instant>,
+    /// Rows that changed.
+    pub dirty_rows: usize,
+    /// Bytes of the log between what is durable and `consumed`.
+    pub log_bytes: u64,
+}
+
+impl Policy {
+    /// Whether a write-out is due.
+    pub fn is_due(&self, behind: &Behind, now: Instant) -> bool {
+        let Some(since) = behind.since else { return false };
+        now.saturating_duration_since(since) >= self.interval
+            || behind.dirty_rows >= self.dirty_rows_max
+            || behind.log_bytes >= self.log_bytes_max
+    }
+}
+
+/// What is being written out of one partition. Dropped before its end, it gives back what it took.
+struct WriteOut {
+    shared: Arc<Shared>,
+    captured: Option<Captured>,
+    _exclusive: OwnedMutexGuard<()>,
+}
+
+impl WriteOut {
+    fn write(&self) -> Result<usize, Error> {
+        self.captured.as_ref().map_or(Ok(0), |captured| self.shared.write(captured))
+    }
+
+    fn written(mut self) {
+        if let Some(captured) = self.captured.take() {
+            self.shared.written(captured);
+        }
+    }
+}
+
+impl Drop for WriteOut {
+    fn drop(&mut self) {
+        if let Some(captured) = self.captured.take() {
+            self.shared.lock().not_written(captured);
+        }
+    }
+}
+
+/// A partition's changes as of one `consumed`.
+struct Captured {
+    generation: Generation,
+    position: Position,
+    taken: Taken,
+    producers: Vec<(Piece, PieceValue<First>)>,
+    edges: Vec<(Piece, PieceValue<Answer>)>,
+    overlays: Vec<Arc<Mutex<Overlay>>>,
+    consumed_bytes: u64,
+    behind_since: Option<Instant>,
+}
+
+/// A row of a window.
+enum PieceValue<T> {
+    Gone,
+    Head(Vec<u8>),
+    Chunk(Arc<Chunk<T>>),
+}
+
+/// Writes out the partitions that have something to write, and makes it durable. Returns how many rows were written.
+///
+/// `states` in ascending order of partition, so that two of these never wait for each other.
+pub(super) async fn write_out(states: &[PartitionState]) -> Result<usize, Error> {
+    let mut outs = Vec::new();
+    for state in states {
+        let exclusive = Arc::clone(&state.shared.writing).lock_owned().await;
+        let captured = state.shared.lock().capture();
+        if captured.is_some() {
+            outs.push(WriteOut { shared: Arc::clone(&state.shared), captured, _exclusive: exclusive });
+        }
+    }
+    let Some(first) = outs.first() else { return Ok(0) };
+    let (environment, rows) = (first.shared.environment.clone(), Arc::clone(&first.shared.rows));
+    let (outs, outcome) = environment
+        .tasks
+        .blocking(move || {
+            let written: Result<usize, Error> = outs.iter().map(WriteOut::write).sum();
+            let outcome = written.and_then(|written| rows.flush().map(|()| written).map_err(Error::from));
+            (outs, outcome)
+        })
+        .await;
+    if outcome.is_ok() {
+        outs.into_iter().for_each(WriteOut::written);
+    }
+    outcome
+}
+
+impl PartitionState {
+    /// How far the rows lag behind the state.
+    pub fn behind(&self) -> Behind {
+        let inner = self.shared.lock();
+        Behind {
+            since: inner.behind_since,
+            dirty_rows: inner.dirty_rows(),
+            log_bytes: inner.consumed_bytes - inner.durable_bytes,
+        }
+    }
+
+    /// Writes out this partition alone; see [`super::Store::write_out`].
+    pub async fn write_out(&self) -> Result<(), Error> {
+        write_out(std::slice::from_ref(self)).await.map(|_| ())
+    }
+}
+
+impl Inner {
+    /// Takes what changed since the last write-out; `None` if `consumed` has not moved.
+    fn capture(&mut self) -> Option<Captured> {
+        self.behind_since?;
+        self.epoch += 1;
+        let producers = take_pieces(&mut self.base.producers, &self.current.producers);
+        let edges = take_pieces(&mut self.base.edges, &self.current.edges);
+        self.snapshots.retain(|overlay| overlay.strong_count() > 0);
+        Some(Captured {
+            generation: self.generation,
+            position: self.position.clone(),
+            taken: self.recent.take(),
+            producers,
+            edges,
+            overlays: self.snapshots.iter().filter_map(std::sync::Weak::upgrade).collect(),
+            consumed_bytes: self.consumed_bytes,
+            behind_since: self.behind_since.take(),
+        })
+    }
+
+    /// Nothing of it is sure to be in rows: all of it is to be written again.
+    fn not_written(&mut self, captured: Captured) {
+        self.recent.not_written();
+        self.base.producers.return_dirty(pieces(captured.producers));
+        self.base.edges.return_dirty(pieces(captured.edges));
+        self.behind_since = captured.behind_since;
+    }
+}
+
+impl Shared {
+    /// Writes one partition's batch, and keeps for the snapshots under way what it writes over. Blocks.
+    fn write(&self, captured: &Captured) -> Result<usize, Error> {
+        for overlay in &captured.overlays {
+            for (tail, _) in &captured.taken.rows {
+                if lock(overlay).needs(tail) {
+                    let old = self.rows.get(&self.key(captured.generation, tail))?;
+                    lock(overlay).keep(tail, old);
+                }
+            }
+        }
+        let mut batch = RowBatch::default();
+        let generation = captured.generation;
+        for (tail, row) in &captured.taken.rows {
+            batch.put(self.key(generation, tail), row.stored.encode().into());
+        }
+        for (tail, value) in captured.taken.quarantined.iter().flat_map(quarantine::rows) {
+            batch.put(self.key(generation, &tail), value);
+        }
+        self.put_pieces(&mut batch, generation, &captured.producers, [Kind::ProducerHead, Kind::ProducerChunk]);
+        self.put_pieces(&mut batch, generation, &captured.edges, [Kind::EdgeHead, Kind::EdgeChunk]);
+        batch.put(self.key(generation, &keys::state()), captured.position.encode());
+        batch.put(keys::current(self.id), encode_current(generation));
+        let rows = batch.len();
+        self.rows.apply(batch)?;
+        Ok(rows)
+    }
+
+    fn put_pieces<T: Slot>(
+        &self,
+        batch: &mut RowBatch,
+        generation: Generation,
+        pieces: &[(Piece, PieceValue<T>)],
+        [head, chunk]: [Kind; 2],
+    ) {
+        for (piece, value) in pieces {
+            let tail = match piece.chunk {
+                None => keys::head(head, &piece.owner),
+                Some(number) => keys::chunk(chunk, &piece.owner, number),
+            };
+            let key = self.key(generation, &tail);
+            match value {
+                PieceValue::Gone => batch.remove(key),
+                PieceValue::Head(bytes) => batch.put(key, bytes.clone()),
+                PieceValue::Chunk(chunk) => batch.put(key, chunk.encode()),
+            }
+        }
+    }
+
+    /// What was captured is durable.
+    fn written(&self, captured: Captured) {
+        let mut inner = self.lock();
+        inner.recent.written(&captured.taken);
+        inner.durable = captured.position.durable();
+        inner.durable_bytes = captured.consumed_bytes;
+        let position = inner.durable.position;
+        drop(inner);
+        tracing::debug!(
+            partition = %self.id, offset = ?position.map(|position| position.offset), rows = captured.taken.rows.len(),
+            "rollups written out"
+        );
+        self.durable.send_if_modified(|durable| std::mem::replace(durable, position) != position);
+    }
+}
+
+/// The changed pieces of a table with their values as they are now.
+fn take_pieces<T: Slot>(base: &mut Windows<T>, current: &Windows<T>) -> Vec<(Piece, PieceValue<T>)> {
+    let dirty = base.take_dirty();
+    let mut pieces = Vec::with_capacity(dirty.len());
+    for piece in dirty {
+        base.share(current, &piece);
+        let window = base.window(&piece.owner);
+        let value = match (window, piece.chunk) {
+            (None, _) => PieceValue::Gone,
+            (Some(window), None) => PieceValue::Head(window.encode_head()),
+            (Some(window), Some(number)) => match window.chunk(number) {
+                Some(chunk) => PieceValue::Chunk(Arc::clone(chunk)),
+                None => PieceValue::Gone,
+            },
+        };
+        pieces.push((piece, value));
+    }
+    pieces
+}
+
+fn pieces<T>(values: Vec<(Piece, PieceValue<T>)>) -> BTreeSet<Piece> {
+    values.into_iter().map(|(piece, _)| piece).collect()
+}
+
+fn lock(overlay: &Mutex<Overlay>) -> std::sync::MutexGuard<'_, Overlay> {
+    overlay.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_write_out_is_due_by_age_rows_or_log() {
+        let policy = Policy { interval: Duration::from_secs(60), dirty_rows_max: 10, log_bytes_max: 1000 };
+        let now = Instant::now();
+        let behind = Behind { since: Some(now), dirty_rows: 9, log_bytes: 999 };
+        assert!(!policy.is_due(&behind, now + Duration::from_secs(59)));
+        assert!(policy.is_due(&behind, now + Duration::from_secs(60)));
+        assert!(policy.is_due(&Behind { dirty_rows: 10, ..behind }, now));
+        assert!(policy.is_due(&Behind { log_bytes: 1000, ..behind }, now));
+        let nothing = Behind { since: None, dirty_rows: 10, log_bytes: 1000 };
+        assert!(!policy.is_due(&nothing, now + Duration::from_secs(3600)), "nothing would become durable");
+    }
+}
