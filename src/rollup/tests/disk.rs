@@ -81,15 +81,6 @@ impl MemoryDisk {
         let names: BTreeMap<_, _> = names.iter().map(|(name, content)| (name.clone(), survivor(content))).collect();
         MemoryDisk(Arc::new(Mutex::new(State { synced_names: names.clone(), names, ..State::default() })))
     }
-
-    /// Flips a bit of the content of a file, wherever `find` says.
-    pub fn damage(&self, path: &str, find: impl Fn(&[u8]) -> usize) {
-        let content = Arc::clone(&self.state().names[Path::new(path)]);
-        let mut content = content.lock().unwrap();
-        let at = find(&content.now);
-        content.now[at] ^= 1;
-        content.synced = content.now.clone();
-    }
 }
 
 impl Disk for MemoryDisk {

@@ -7,7 +7,7 @@ use crate::format::EventsEntry;
 use crate::rollup::CheckpointAnswer;
 use crate::rollup::identities::Limits;
 use bytes::Bytes;
-use cluster::{Offset, Payload, StateMachine};
+use cluster::{Payload, StateMachine};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 

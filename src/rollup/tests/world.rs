@@ -10,7 +10,7 @@ use crate::rollup::rows::RowStore;
 use crate::rollup::state::{Damage, PartitionState};
 use bytes::Bytes;
 use cluster::environment::{BlockingRunner, Clock, Environment, SystemEntropy, Tasks, TcpNetwork};
-use cluster::{Committed, LogPosition, NodeId, Offset, PartitionId, Payload, StateMachine, Term};
+use cluster::{Committed, LogPosition, NodeId, Offset, PartitionId, Payload, SnapshotChunks, StateMachine, Term};
 use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -90,6 +90,16 @@ pub fn events(edge: u128, edge_sequence: u64, stamp_ms: u64, parts: &[PlainPart]
     EventsEntry { edge, edge_sequence, stamp_ms, parts: parts.collect() }
 }
 
+/// The chunks of a snapshot as given.
+pub struct Given(pub std::vec::IntoIter<Bytes>);
+
+#[async_trait::async_trait]
+impl SnapshotChunks for Given {
+    async fn next(&mut self) -> std::io::Result<Option<Bytes>> {
+        Ok(self.0.next())
+    }
+}
+
 /// One replica: its state over its rows on its disk.
 pub struct Replica {
     pub disk: MemoryDisk,
@@ -101,6 +111,11 @@ impl Replica {
     pub fn new(limits: &Limits) -> Replica {
         let disk = MemoryDisk::default();
         Replica { state: open_state(&disk, journal(&disk), limits), disk, limits: limits.clone() }
+    }
+
+    /// A replica with a state that is open already.
+    pub fn of(disk: MemoryDisk, state: PartitionState) -> Replica {
+        Replica { disk, state, limits: Limits::default() }
     }
 
     /// Crashes and comes back with what survived.
