@@ -25,11 +25,9 @@ use tokio::time::Instant;
 pub enum CheckpointAnswer {
     /// Its deltas are in the stored rollups.
     Applied,
-    /// It builds on another `consumed` than this one: nothing changed.
-    Skipped {
-        /// The `consumed` that it would have had to build on.
-        consumed: Option<u64>,
-    },
+    /// It does not build on `consumed`, or reaches no further: nothing changed. A replica that begins from a state at or
+    /// behind its end also says so when the log gives it the entry again.
+    Skipped,
 }
 
 impl CheckpointAnswer {
@@ -112,11 +110,9 @@ impl Shared {
         let own = TailEntry { position, bytes, kind: Kind::Other };
         let existing = {
             let mut inner = self.lock();
-            let consumed = inner.position.offset().map(|offset| offset.0);
-            let reaches = consumed.unwrap_or(0)..position.offset.0;
-            if checkpoint.base != consumed || !reaches.contains(&checkpoint.through) {
+            if !inner.takes(position.offset, &checkpoint) {
                 inner.push(own);
-                return Ok(CheckpointAnswer::Skipped { consumed }.encode());
+                return Ok(CheckpointAnswer::Skipped.encode());
             }
             inner.check_tally(&checkpoint).map_err(|what| self.broken(what))?;
             inner.existing(&checkpoint)
@@ -126,6 +122,7 @@ impl Shared {
         inner.put(merged);
         inner.quarantine(&checkpoint);
         inner.consume(&checkpoint).map_err(|what| self.broken(what))?;
+        inner.position.checkpoint = Some(position.offset.0);
         inner.push(own);
         let consumed = consumed_of(&inner.position);
         drop(inner);
@@ -180,6 +177,19 @@ impl Inner {
         if self.tail.events() == 0 {
             self.complete_at = Instant::now();
         }
+    }
+
+    /// Whether a checkpoint at `offset` of the log changes the state.
+    ///
+    /// It has to build on `consumed` and to reach further, because there are no two states with one `consumed`. And it has
+    /// to stand behind the checkpoint that brought `consumed` here: one before that was skipped when it was applied first,
+    /// and must be skipped again by a replica that begins from this state and is given the entries behind it.
+    fn takes(&self, offset: Offset, checkpoint: &Checkpoint) -> bool {
+        let consumed = self.position.offset().map(|consumed| consumed.0);
+        checkpoint.base == consumed
+            && consumed.is_none_or(|consumed| checkpoint.through > consumed)
+            && checkpoint.through < offset.0
+            && self.position.checkpoint < Some(offset.0)
     }
 
     fn existing(&self, checkpoint: &Checkpoint) -> Existing {

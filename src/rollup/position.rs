@@ -5,6 +5,7 @@
 //! | field | size | meaning |
 //! |---|---|---|
 //! | consumed | 1, then varints | 0 = nothing; 1 = term, leader, offset follow |
+//! | checkpoint | varint | 0 = none; else the offset of the checkpoint that reached `consumed`, plus one |
 //! | membership | 1, then length and bytes | 0 = none; 1 = the newest at or before `consumed` |
 //! | watermark | varint | event time reached, ms since the epoch |
 //! | events | varint | in the log's entries up to `consumed` |
@@ -30,6 +31,8 @@ const VERSION: u8 = 1;
 pub struct Position {
     /// Everything up to and including this entry is in the state.
     pub consumed: Option<LogPosition>,
+    /// Offset of the checkpoint that reached it.
+    pub checkpoint: Option<u64>,
     /// The newest membership at or before it.
     pub membership: Option<Bytes>,
     /// Event time reached, ms since the epoch.
@@ -103,6 +106,7 @@ impl Position {
                 put_varint(&mut out, u128::from(number));
             }
         }
+        put_varint(&mut out, self.checkpoint.map_or(0, |offset| u128::from(offset) + 1));
         out.push(u8::from(self.membership.is_some()));
         if let Some(membership) = &self.membership {
             put_bytes(&mut out, membership);
@@ -132,12 +136,14 @@ impl Position {
             true => Some(take_consumed(&mut reader)?),
             false => None,
         };
+        let checkpoint = reader.varint()?.checked_sub(1);
         let membership = match flag(&mut reader)? {
             true => Some(Bytes::copy_from_slice(reader.bytes()?)),
             false => None,
         };
         let position = Position {
             consumed,
+            checkpoint,
             membership,
             watermark_ms: reader.varint()?,
             events: reader.varint()?,
@@ -175,6 +181,7 @@ mod tests {
     fn position() -> Position {
         Position {
             consumed: Some(LogPosition { term: Term(3), leader: NodeId(2), offset: Offset(900) }),
+            checkpoint: Some(907),
             membership: Some(Bytes::from_static(b"members")),
             watermark_ms: 1_795_464_903_123,
             events: 1000,

@@ -204,12 +204,13 @@ impl PartitionState {
         })
     }
 
-    /// Whether a checkpoint, if it were applied now, would be taken: builds on `consumed`, does not reach beyond what is
-    /// applied, and accounts for each event of its stretch. A committed checkpoint that builds on `consumed` and does not
+    /// Whether a checkpoint, if it were applied now, would be taken: builds on `consumed`, reaches further but not
+    /// beyond what is applied, and accounts for each event of its stretch. A committed checkpoint that builds on `consumed` and does not
     /// account for all events stops every replica; whoever proposes one asks here first.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
         let inner = self.shared.lock();
-        let is_next = checkpoint.base == inner.position.offset().map(|offset| offset.0);
+        let consumed = inner.position.offset().map(|offset| offset.0);
+        let is_next = checkpoint.base == consumed && consumed.is_none_or(|consumed| checkpoint.through > consumed);
         let is_applied = inner.applied().is_some_and(|applied| checkpoint.through <= applied.0);
         if !is_next || !is_applied {
             let what = format!("no checkpoint from {:?} to {} fits", checkpoint.base, checkpoint.through);
@@ -279,6 +280,9 @@ impl Inner {
         let tally = self.tail.tally(checkpoint)?;
         if tally != checkpoint.tally {
             return Err(format!("a checkpoint says {:?} where the log holds {tally:?}", checkpoint.tally));
+        }
+        if let Some((app, hour, _)) = checkpoint.deltas.iter().find(|(_, _, delta)| delta.count() == 0) {
+            return Err(format!("a checkpoint has an empty delta of {app} in {hour}"));
         }
         let counted: u64 = checkpoint.deltas.iter().map(|(_, _, delta)| delta.count()).sum();
         if counted != tally.counted {

@@ -1,1 +1,8 @@
-//! Tests of the room.
+//! Tests of the room as a whole.
+
+mod crashes;
+mod disk;
+mod reads;
+mod replicas;
+mod store;
+mod world;
