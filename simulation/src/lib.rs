@@ -1,1 +1,3 @@
-//! x
+//! Deterministic simulation of a Hourmark cluster: one seed decides everything.
+
+pub mod environment;
