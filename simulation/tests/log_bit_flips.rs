@@ -1,5 +1,7 @@
 //! Every single bit of a synced log, inverted: noticed, or without effect.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
 mod support;
 
 use bytes::Bytes;

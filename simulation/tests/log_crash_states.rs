@@ -5,6 +5,8 @@
 //! and hold what some prefix of the calls had led to: not shorter than what was acknowledged, not longer than what was
 //! called. On some of them the opening itself is cut, or the log goes on and is cut again.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics fails")]
+
 mod support;
 
 use bytes::Bytes;
@@ -103,16 +105,15 @@ impl Workload {
     async fn append(&mut self, group: GroupId) -> tokio::sync::oneshot::Receiver<()> {
         self.term += u64::from(self.random.random_range(0..5) == 0);
         let last = self.model(group).state.last;
-        let mut offset = last.map_or(self.random.random_range(0..3), |last| last.offset.0 + 1);
+        let from = last.map_or(self.random.random_range(0..3), |last| last.offset.0 + 1);
         let mut records = Vec::new();
         let mut called = 0;
-        for _ in 0..self.random.random_range(1..4) {
+        for offset in from..from + self.random.random_range(1..4) {
             let mut payload = vec![0; self.random.random_range(0..300)];
             self.random.fill_bytes(&mut payload);
             let record = Record { position: position(self.term, offset), kind: 7, payload: Bytes::from(payload) };
             called = self.called(group, &Change::Entry(record.clone()));
             records.push(record);
-            offset += 1;
         }
         let (sender, done) = tokio::sync::oneshot::channel();
         let disk = self.disk.clone();

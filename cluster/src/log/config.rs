@@ -1,6 +1,7 @@
 //! The log's settings.
 
 use super::Error;
+use super::record::ALIGNMENT;
 use super::state::Bounds;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -50,9 +51,8 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 impl LogConfig {
     /// The bounds that these settings mean, if they are sound.
     pub(super) fn check(&self) -> Result<Bounds, Error> {
-        let is_sound =
-            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) && self.segment_bytes % 8 == 0;
-        if !is_sound {
+        let is_within = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes);
+        if !is_within || !self.segment_bytes.is_multiple_of(ALIGNMENT as u64) {
             return Err(Error::Setting { name: "segment_bytes", bounds: "a multiple of 8 from 4096 to 1073741824" });
         }
         Ok(Bounds {

@@ -309,3 +309,156 @@ impl File for SimulatedFile {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::SECTOR_BYTES;
+    use super::*;
+
+    fn write(file: &dyn File, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let (one, two) = bytes.split_at(bytes.len() / 2);
+        file.write_at(&mut [IoSlice::new(one), IoSlice::new(two)], position)
+    }
+
+    fn contents(disk: &SimulatedDisk) -> Vec<(String, Vec<u8>)> {
+        disk.files().into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect()
+    }
+
+    /// A disk with a synced file "d/a" of 2000 ones.
+    fn disk() -> (SimulatedDisk, Box<dyn File>) {
+        let disk = SimulatedDisk::new(1);
+        disk.create_directory(Path::new("d")).unwrap();
+        disk.sync_directory(Path::new("")).unwrap();
+        let file = disk.create(Path::new("d/a")).unwrap();
+        write(&*file, 0, &[1; 2000]).unwrap();
+        file.sync().unwrap();
+        disk.sync_directory(Path::new("d")).unwrap();
+        (disk, file)
+    }
+
+    #[test]
+    fn unsynced_bytes_are_read_but_do_not_survive_a_power_cut() {
+        let (disk, file) = disk();
+        write(&*file, 1990, &[2; 20]).unwrap();
+        file.set_len(2005).unwrap();
+        let mut read = [0; 15];
+        file.read_at(&mut read, 1990).unwrap();
+        assert_eq!(read, [2; 15]);
+        assert_eq!(file.read_at(&mut read, 1991).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let killed = disk.fork().crash_with(Tear::Everything);
+        assert_eq!(killed.files()[0].1.len(), 2005);
+        let cut = disk.crash_with(Tear::Nothing);
+        assert_eq!(contents(&cut), [("d/a".into(), vec![1; 2000])]);
+    }
+
+    #[test]
+    fn unsynced_names_are_undone() {
+        let (disk, _file) = disk();
+        disk.create(Path::new("d/b")).unwrap();
+        disk.rename(Path::new("d/a"), Path::new("d/c")).unwrap();
+        let names = |disk: SimulatedDisk| contents(&disk).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(disk.fork()), ["d/b", "d/c"]);
+        assert_eq!(names(disk.fork().crash_with(Tear::Nothing)), ["d/a"]);
+        assert_eq!(names(disk.fork().crash_with(Tear::Subset(0b10))), ["d/c"]);
+        disk.sync_directory(Path::new("d")).unwrap();
+        assert_eq!(names(disk.crash_with(Tear::Nothing)), ["d/b", "d/c"]);
+    }
+
+    #[test]
+    fn a_directory_that_was_not_synced_takes_its_files_with_it() {
+        let disk = SimulatedDisk::new(1);
+        disk.create_directory(Path::new("d")).unwrap();
+        disk.create(Path::new("d/a")).unwrap().sync().unwrap();
+        disk.sync_directory(Path::new("d")).unwrap();
+        assert_eq!(contents(&disk.crash_with(Tear::Nothing)), []);
+    }
+
+    #[test]
+    fn a_torn_write_leaves_sectors_of_before_and_after() {
+        let (disk, file) = disk();
+        write(&*file, 100, &[2; 1900]).unwrap();
+        let mut partly = 0;
+        for seed in 0..20 {
+            let torn = disk.fork().crash_with(Tear::Shred { seed, grain: SECTOR_BYTES, garbage: false });
+            let bytes = &torn.files()[0].1;
+            assert_eq!(bytes[..100], [1; 100]);
+            let sectors = bytes[100..].chunk_by(|one, next| one == next);
+            partly += usize::from(sectors.count() > 1);
+            assert!(bytes[512..].chunks(512).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+        }
+        assert!(partly > 5, "{partly} of 20 writes were torn");
+        let cut = disk.crash_with(Tear::Prefix(7)).files().remove(0).1;
+        assert_eq!((cut[106], cut[107]), (2, 1));
+    }
+
+    #[test]
+    fn the_same_seed_tears_the_same() {
+        let torn = || {
+            let (mut disk, _file) = disk();
+            let mut states = Vec::new();
+            for round in 0..10 {
+                write(&*disk.open(Path::new("d/a")).unwrap(), 0, &[round; 2000]).unwrap();
+                disk = disk.crash();
+                states.push(contents(&disk));
+            }
+            states
+        };
+        assert_eq!(torn(), torn());
+    }
+
+    #[test]
+    fn a_failed_sync_loses_the_writes_for_good() {
+        let (disk, file) = disk();
+        write(&*file, 0, &[2; 10]).unwrap();
+        disk.fail_syncs(true);
+        assert!(file.sync().is_err());
+        disk.fail_syncs(false);
+        file.sync().unwrap();
+        assert_eq!(contents(&disk.crash_with(Tear::Everything)), [("d/a".into(), vec![1; 2000])]);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_growth_alone() {
+        let (disk, file) = disk();
+        disk.set_capacity(Some(2100));
+        assert_eq!(write(&*file, 2000, &[1; 101]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        write(&*file, 2000, &[1; 100]).unwrap();
+        disk.set_capacity(Some(0));
+        write(&*file, 0, &[3; 2100]).unwrap();
+        disk.remove(Path::new("d/a")).unwrap();
+        assert_eq!(disk.usage().unwrap().used_bytes, 0);
+    }
+
+    #[test]
+    fn handles_of_a_dead_process_do_nothing() {
+        let (disk, file) = disk();
+        disk.lock().unwrap();
+        assert_eq!(disk.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let next = disk.crash_with(Tear::Everything);
+        assert!(write(&*file, 0, &[2]).is_err());
+        assert!(disk.open(Path::new("d/a")).is_err());
+        next.lock().unwrap();
+        assert!(disk.reopen().open(Path::new("d/a")).is_ok());
+    }
+
+    #[test]
+    fn a_removed_file_can_be_read_while_it_is_open() {
+        let (disk, file) = disk();
+        disk.remove(Path::new("d/a")).unwrap();
+        disk.sync_directory(Path::new("d")).unwrap();
+        assert_eq!(file.len().unwrap(), 2000);
+    }
+
+    #[test]
+    fn a_replayed_trace_leads_to_the_same_disk() {
+        let disk = SimulatedDisk::new(1);
+        disk.record();
+        let file = disk.create(Path::new("a")).unwrap();
+        write(&*file, 3, b"abc").unwrap();
+        file.sync().unwrap();
+        disk.rename(Path::new("a"), Path::new("b")).unwrap();
+        let replayed = SimulatedDisk::replay(&disk.recorded());
+        assert_eq!(contents(&replayed), contents(&disk));
+        assert_eq!(replayed.unsynced_count(), disk.unsynced_count());
+    }
+}

@@ -1,4 +1,5 @@
 //! What the log's tests on a simulated disk share: an environment, a reference model, and how to compare the two.
+#![allow(dead_code, reason = "each test uses a part of it")]
 
 use cluster::environment::{BlockingRunner, Entropy, Environment, SystemClock, Tasks, TcpNetwork};
 use cluster::log::{Error, GroupState, Log, LogConfig, Record};
