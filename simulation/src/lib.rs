@@ -111,7 +111,7 @@ pub fn run(options: &Options, start: &StartNode) -> Result<Outcome, Failure> {
     Ok(Outcome {
         trace: trace::summary(),
         simulated,
-        acked_events: shared.oracle.borrow().acked_events(),
+        acked_events: shared.acked_events.get(),
         retried: shared.retried.get(),
     })
 }

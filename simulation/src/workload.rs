@@ -23,6 +23,8 @@ pub struct Shared {
     pub running: Cell<usize>,
     /// Requests whose first answer was not the final one.
     pub retried: Cell<u64>,
+    /// Events that were acked in the whole run.
+    pub acked_events: Cell<u64>,
 }
 
 /// Apps that the producers share.
@@ -73,12 +75,10 @@ pub async fn careless(shared: Rc<Shared>, nodes: u64, seed: u64) {
         let host = node_name(rng.random_range(1..=nodes));
         let headers = [("content-type", "application/x-ndjson".to_owned())];
         let answer = http::send(&host, "POST", "/v1/events", &headers, ndjson(&events)).await;
-        let mut oracle = shared.oracle.borrow_mut();
         match answer {
-            Ok(answer) if answer.status == 200 => oracle.acked(&events),
-            _ => oracle.unknown(&events),
+            Ok(answer) if answer.status == 200 => shared.oracle.borrow_mut().acked(&events),
+            _ => shared.oracle.borrow_mut().unknown(&events),
         }
-        drop(oracle);
         pause(&mut rng, 50, 400).await;
     }
     shared.running.set(shared.running.get() - 1);

@@ -1,6 +1,7 @@
 //! The log's settings.
 
 use super::Error;
+use super::record::ALIGNMENT;
 use super::state::Bounds;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,6 +15,9 @@ pub struct LogConfig {
     /// (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at
     /// most a few times a second, small enough to zero-fill ahead of need in a tenth of one.
     pub segment_bytes: u64,
+    /// Segments that are no longer needed are kept as spares up to this many, at least 1. Default 4: what is purged at once
+    /// need not be zero-filled again, and an idle node holds at most 256 MiB more than it needs.
+    pub spares_max: usize,
     /// Payloads kept in memory for reading, all groups together. Default 32 MiB: what replication and the aggregator read
     /// is almost always what was just written.
     pub cache_bytes_max: usize,
@@ -30,6 +34,7 @@ impl Default for LogConfig {
         LogConfig {
             directory: PathBuf::from("log"),
             segment_bytes: 64 << 20,
+            spares_max: 4,
             cache_bytes_max: 32 << 20,
             queue_bytes_max: 32 << 20,
             mark_after: Duration::from_millis(20),
@@ -46,13 +51,13 @@ const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 impl LogConfig {
     /// The bounds that these settings mean, if they are sound.
     pub(super) fn check(&self) -> Result<Bounds, Error> {
-        let is_sound =
-            (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) && self.segment_bytes % 8 == 0;
-        if !is_sound {
+        let is_within = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes);
+        if !is_within || !self.segment_bytes.is_multiple_of(ALIGNMENT as u64) {
             return Err(Error::Setting { name: "segment_bytes", bounds: "a multiple of 8 from 4096 to 1073741824" });
         }
         Ok(Bounds {
             segment_bytes: self.segment_bytes,
+            spares_max: self.spares_max.max(1),
             cache_bytes_max: self.cache_bytes_max,
             queue_bytes_max: self.queue_bytes_max,
         })

@@ -1,7 +1,7 @@
 //! Segment files, off the way of appends: makes the next one ahead of need, recycles or removes those that nobody needs.
 //!
 //! A segment goes when it is the oldest, no group has an entry in it, and what dropped the last one is synced. It becomes
-//! the next spare if there is none, so a log in balance writes no zeros and changes no size.
+//! a spare unless there are enough, so a log in balance writes no zeros and changes no size.
 //!
 //! A full disk is no failure: [`super::Log::space`] says so, and it is tried again until there is space.
 

@@ -10,7 +10,7 @@
 //!   32     2  group
 //!   34     1  kind (see Kind)
 //!   35     1  flags: 1 = there is a position
-//!   36     1  label: what the caller calls an entry, 0 for the other kinds
+//!   36     1  label: what the caller calls an entry; 1 for a state that more states follow; else 0
 //!   37     3  zero
 //!   40     8  position: term       (zero where there is none)
 //!   48     8  position: leader
@@ -41,6 +41,8 @@ use bytes::Bytes;
 pub(super) const HEADER_BYTES: usize = 64;
 /// Records begin at multiples of this.
 pub(super) const ALIGNMENT: usize = 8;
+/// The label of a state record behind which there is another: a segment has begun only with the last of them.
+pub(super) const MORE_STATES: u8 = 1;
 /// Bytes of a state record's payload before the vote.
 const STATE_BYTES: usize = 88;
 
@@ -334,7 +336,7 @@ mod tests {
             },
         });
         let records = [
-            (header(100, Kind::State, 0, None, state.len() as u32), state),
+            (header(100, Kind::State, MORE_STATES, None, state.len() as u32), state),
             (header(101, Kind::Vote, 0, None, 5), Bytes::from_static(b"vote2")),
             (header(102, Kind::Entry, 9, Some(position(3, 1, 13)), 7), Bytes::from_static(b"payload")),
             (header(103, Kind::Truncate, 0, Some(position(2, 3, 12)), 0), Bytes::new()),

@@ -11,7 +11,8 @@
 //! record behind the point that says "synced" about the LSN that is missing means damage. After a short idle time and at
 //! closing, a mark says so about the last write; only what was synced in the moment before a crash is unproven.
 //!
-//! Each segment begins with the state of every group, so older segments matter only for their entries. The states of every
+//! Each segment begins with the state of every group, so older segments matter only for their entries. Where those states
+//! are torn, the segment has not begun: otherwise a group could be forgotten with the segment before. The states of every
 //! segment but the oldest are checked against what was replayed; in the end, every entry that a state promises is there.
 
 use super::Error;
@@ -111,6 +112,13 @@ struct End {
     lsn: u64,
 }
 
+/// Whether a segment has all the states that it begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Beginning {
+    Whole,
+    Torn,
+}
+
 /// The chain of records, followed so far.
 struct Replay {
     groups: BTreeMap<GroupId, Group>,
@@ -131,8 +139,20 @@ impl Replay {
             } else if !begins_with(segment, &buffer, replay.end.lsn) {
                 break;
             }
-            replay.end = End { segment: number, position: FIRST_RECORD, ..replay.end };
-            replay.follow(segment, &buffer)?;
+            let before = replay.end;
+            replay.end = End { segment: number, position: FIRST_RECORD, ..before };
+            if replay.follow(segment, &buffer)? == Beginning::Torn {
+                // Had the segment begun, the segments before it may be gone: so it was synced, so it is not torn.
+                if number == 0 {
+                    return Err(damaged(
+                        segment,
+                        replay.end.position,
+                        "the states it begins with are not whole".into(),
+                    ));
+                }
+                replay.end = before;
+                break;
+            }
         }
         for (number, segment) in segments.iter().enumerate().skip(replay.end.segment) {
             read(segment, &mut buffer)?;
@@ -145,18 +165,22 @@ impl Replay {
     }
 
     /// Follows the chain through one segment.
-    fn follow(&mut self, segment: &Segment, buffer: &[u8]) -> Result<(), Error> {
+    fn follow(&mut self, segment: &Segment, buffer: &[u8]) -> Result<Beginning, Error> {
         let mut has_only_states = true;
+        let mut beginning = Beginning::Whole;
         loop {
             let at = self.end.position;
             let (header, payload) = match record::decode(&buffer[at as usize..], segment.salt, segment.generation) {
                 Ok((header, payload)) if header.lsn == self.end.lsn => (header, payload),
                 Err(Flaw::Unknown) => return Err(newer(segment, at)),
-                _ => return Ok(()),
+                _ => return Ok(beginning),
             };
             has_only_states &= header.kind == Kind::State;
             if header.kind == Kind::State && !has_only_states {
                 return Err(damaged(segment, at, "a state record stands behind other records".into()));
+            }
+            if has_only_states {
+                beginning = if header.label == record::MORE_STATES { Beginning::Torn } else { Beginning::Whole };
             }
             let place = Place { generation: segment.generation, at, lsn: header.lsn };
             let applied = self.apply(&header, payload, place);

@@ -89,6 +89,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub segment_bytes: u64,
+    pub spares_max: usize,
     pub cache_bytes_max: usize,
     pub queue_bytes_max: usize,
 }
@@ -229,7 +230,7 @@ impl State {
         let oldest = *self.segments.keys().next().expect("a log has a segment");
         if oldest < self.released_below {
             let segment = self.segments.remove(&oldest).expect("it was just seen");
-            let is_fit = self.spares.is_empty() && segment.bytes == self.bounds.segment_bytes;
+            let is_fit = self.spares.len() < self.bounds.spares_max && segment.bytes == self.bounds.segment_bytes;
             return Some(Chore::Release(segment, is_fit.then_some(next)));
         }
         self.spares.is_empty().then_some(Chore::Prepare(next))
@@ -257,16 +258,14 @@ impl State {
         let bytes = spare.bytes;
         self.segments.insert(spare.generation, spare);
         self.position = FIRST_RECORD;
-        let states: Vec<(GroupId, Bytes)> =
-            self.groups.iter().map(|(id, group)| (*id, record::encode_state(&group.log_state()))).collect();
-        for (group, state) in states {
+        let states = self.groups.iter().map(|(id, group)| (*id, record::encode_state(&group.log_state())));
+        let mut states: VecDeque<(GroupId, Bytes)> = states.collect();
+        while let Some((group, state)) = states.pop_front() {
             let end = self.position + record::record_bytes(state.len());
-            assert!(
-                end <= bytes / RECORD_SHARE,
-                "a segment of {bytes} bytes is too small for {} groups",
-                self.groups.len()
-            );
-            self.push(group, Kind::State, 0, None, state, None);
+            let count = self.groups.len();
+            assert!(end <= bytes / RECORD_SHARE, "a segment of {bytes} bytes is too small for {count} groups");
+            let label = if states.is_empty() { 0 } else { record::MORE_STATES };
+            self.push(group, Kind::State, label, None, state, None);
         }
         self.note_release(self.next_lsn - 1);
     }

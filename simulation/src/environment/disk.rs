@@ -9,21 +9,23 @@
 
 use super::volume::{FileId, Operation, Tear, Volume};
 use cluster::environment::{Disk, DiskUsage, File};
-use rand::{Rng, RngExt};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// See the module. Clones are handles of the same process to the same disk.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct SimulatedDisk {
     machine: Arc<Mutex<Machine>>,
     process: u64,
 }
 
-#[derive(Default)]
 struct Machine {
     volume: Volume,
+    /// Decides what a power cut leaves.
+    random: StdRng,
     /// Counts crashes; handles of an older process are dead.
     process: u64,
     locked_by: Option<u64>,
@@ -33,45 +35,57 @@ struct Machine {
 }
 
 impl SimulatedDisk {
-    /// An empty disk without a bound.
-    pub fn new() -> SimulatedDisk {
-        SimulatedDisk::default()
+    /// An empty disk without a bound. `seed` decides what power cuts leave of unsynced operations.
+    pub fn new(seed: u64) -> SimulatedDisk {
+        SimulatedDisk::with(Volume::default(), seed)
     }
 
     /// The disk after these operations, none of which is undone.
     pub fn replay(operations: &[Operation]) -> SimulatedDisk {
-        let disk = SimulatedDisk::new();
-        operations.iter().for_each(|operation| disk.machine().volume.apply(operation));
+        let disk = SimulatedDisk::new(0);
+        operations.iter().for_each(|operation| disk.apply(operation));
         disk
     }
 
-    /// Cuts the power, or only kills the process ([`Tear::Everything`]), and returns the disk for the next process.
-    pub fn crash(&self, tear: Tear) -> SimulatedDisk {
+    fn with(volume: Volume, seed: u64) -> SimulatedDisk {
+        let machine = Machine {
+            volume,
+            random: StdRng::seed_from_u64(seed),
+            process: 0,
+            locked_by: None,
+            capacity_bytes: None,
+            fails_syncs: false,
+            trace: None,
+        };
+        SimulatedDisk { machine: Arc::new(Mutex::new(machine)), process: 0 }
+    }
+
+    /// Cuts the power and returns the disk as the next process finds it: of what was not synced, nothing, everything or
+    /// torn parts survive.
+    pub fn crash(&self) -> SimulatedDisk {
+        let unsynced = self.unsynced_bytes();
+        let tear = Tear::draw(&mut self.machine().random, unsynced);
+        self.crash_with(tear)
+    }
+
+    /// Cuts the power in a certain way, or only kills the process ([`Tear::Everything`]).
+    pub fn crash_with(&self, tear: Tear) -> SimulatedDisk {
         let mut machine = self.machine();
         machine.volume.crash(tear);
         machine.process += 1;
         machine.locked_by = None;
-        SimulatedDisk { machine: Arc::clone(&self.machine), process: machine.process }
+        drop(machine);
+        self.reopen()
     }
 
-    /// [`SimulatedDisk::crash`] with a power cut drawn at random: half of them tear writes, at sectors or anywhere.
-    pub fn cut_power(&self, random: &mut impl Rng) -> SimulatedDisk {
-        let seed = random.next_u64();
-        let tear = match random.random_range(0..8) {
-            0 | 1 => Tear::Nothing,
-            2 => Tear::Everything,
-            3 => Tear::Prefix(random.random_range(0..=self.unsynced_bytes())),
-            4 | 5 => Tear::Shred { seed, grain: super::SECTOR_BYTES, garbage: false },
-            6 => Tear::Shred { seed, grain: super::SECTOR_BYTES, garbage: true },
-            _ => Tear::Shred { seed, grain: 8, garbage: true },
-        };
-        self.crash(tear)
+    /// A handle for the process that runs now: the one after the last crash.
+    pub fn reopen(&self) -> SimulatedDisk {
+        SimulatedDisk { machine: Arc::clone(&self.machine), process: self.machine().process }
     }
 
     /// An independent copy, unsynced operations included.
     pub fn fork(&self) -> SimulatedDisk {
-        let machine = Machine { volume: self.machine().volume.clone(), ..Machine::default() };
-        SimulatedDisk { machine: Arc::new(Mutex::new(machine)), process: 0 }
+        SimulatedDisk::with(self.machine().volume.clone(), 0)
     }
 
     /// Does one more recorded operation.
@@ -207,8 +221,8 @@ impl Disk for SimulatedDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut machine = self.alive()?;
-        machine.volume.file(from).ok_or(io::ErrorKind::NotFound)?;
-        machine.perform(Operation::Rename(from.to_owned(), to.to_owned()));
+        let file = machine.volume.file(from).ok_or(io::ErrorKind::NotFound)?;
+        machine.perform(Operation::Rename(from.to_owned(), to.to_owned(), file));
         Ok(())
     }
 
@@ -293,5 +307,158 @@ impl File for SimulatedFile {
         }
         machine.perform(Operation::Sync(self.file));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::SECTOR_BYTES;
+    use super::*;
+
+    fn write(file: &dyn File, position: u64, bytes: &[u8]) -> io::Result<()> {
+        let (one, two) = bytes.split_at(bytes.len() / 2);
+        file.write_at(&mut [IoSlice::new(one), IoSlice::new(two)], position)
+    }
+
+    fn contents(disk: &SimulatedDisk) -> Vec<(String, Vec<u8>)> {
+        disk.files().into_iter().map(|(path, bytes)| (path.display().to_string(), bytes)).collect()
+    }
+
+    /// A disk with a synced file "d/a" of 2000 ones.
+    fn disk() -> (SimulatedDisk, Box<dyn File>) {
+        let disk = SimulatedDisk::new(1);
+        disk.create_directory(Path::new("d")).unwrap();
+        disk.sync_directory(Path::new("")).unwrap();
+        let file = disk.create(Path::new("d/a")).unwrap();
+        write(&*file, 0, &[1; 2000]).unwrap();
+        file.sync().unwrap();
+        disk.sync_directory(Path::new("d")).unwrap();
+        (disk, file)
+    }
+
+    #[test]
+    fn unsynced_bytes_are_read_but_do_not_survive_a_power_cut() {
+        let (disk, file) = disk();
+        write(&*file, 1990, &[2; 20]).unwrap();
+        file.set_len(2005).unwrap();
+        let mut read = [0; 15];
+        file.read_at(&mut read, 1990).unwrap();
+        assert_eq!(read, [2; 15]);
+        assert_eq!(file.read_at(&mut read, 1991).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let killed = disk.fork().crash_with(Tear::Everything);
+        assert_eq!(killed.files()[0].1.len(), 2005);
+        let cut = disk.crash_with(Tear::Nothing);
+        assert_eq!(contents(&cut), [("d/a".into(), vec![1; 2000])]);
+    }
+
+    #[test]
+    fn unsynced_names_are_undone() {
+        let (disk, _file) = disk();
+        disk.create(Path::new("d/b")).unwrap();
+        disk.rename(Path::new("d/a"), Path::new("d/c")).unwrap();
+        let names = |disk: SimulatedDisk| contents(&disk).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
+        assert_eq!(names(disk.fork()), ["d/b", "d/c"]);
+        assert_eq!(names(disk.fork().crash_with(Tear::Nothing)), ["d/a"]);
+        assert_eq!(names(disk.fork().crash_with(Tear::Subset(0b10))), ["d/c"]);
+        disk.sync_directory(Path::new("d")).unwrap();
+        assert_eq!(names(disk.crash_with(Tear::Nothing)), ["d/b", "d/c"]);
+    }
+
+    #[test]
+    fn a_directory_that_was_not_synced_takes_its_files_with_it() {
+        let disk = SimulatedDisk::new(1);
+        disk.create_directory(Path::new("d")).unwrap();
+        disk.create(Path::new("d/a")).unwrap().sync().unwrap();
+        disk.sync_directory(Path::new("d")).unwrap();
+        assert_eq!(contents(&disk.crash_with(Tear::Nothing)), []);
+    }
+
+    #[test]
+    fn a_torn_write_leaves_sectors_of_before_and_after() {
+        let (disk, file) = disk();
+        write(&*file, 100, &[2; 1900]).unwrap();
+        let mut partly = 0;
+        for seed in 0..20 {
+            let torn = disk.fork().crash_with(Tear::Shred { seed, grain: SECTOR_BYTES, garbage: false });
+            let bytes = &torn.files()[0].1;
+            assert_eq!(bytes[..100], [1; 100]);
+            let sectors = bytes[100..].chunk_by(|one, next| one == next);
+            partly += usize::from(sectors.count() > 1);
+            assert!(bytes[512..].chunks(512).all(|sector| sector.iter().all(|byte| *byte == sector[0])));
+        }
+        assert!(partly > 5, "{partly} of 20 writes were torn");
+        let cut = disk.crash_with(Tear::Prefix(7)).files().remove(0).1;
+        assert_eq!((cut[106], cut[107]), (2, 1));
+    }
+
+    #[test]
+    fn the_same_seed_tears_the_same() {
+        let torn = || {
+            let (mut disk, _file) = disk();
+            let mut states = Vec::new();
+            for round in 0..10 {
+                write(&*disk.open(Path::new("d/a")).unwrap(), 0, &[round; 2000]).unwrap();
+                disk = disk.crash();
+                states.push(contents(&disk));
+            }
+            states
+        };
+        assert_eq!(torn(), torn());
+    }
+
+    #[test]
+    fn a_failed_sync_loses_the_writes_for_good() {
+        let (disk, file) = disk();
+        write(&*file, 0, &[2; 10]).unwrap();
+        disk.fail_syncs(true);
+        assert!(file.sync().is_err());
+        disk.fail_syncs(false);
+        file.sync().unwrap();
+        assert_eq!(contents(&disk.crash_with(Tear::Everything)), [("d/a".into(), vec![1; 2000])]);
+    }
+
+    #[test]
+    fn a_full_disk_refuses_growth_alone() {
+        let (disk, file) = disk();
+        disk.set_capacity(Some(2100));
+        assert_eq!(write(&*file, 2000, &[1; 101]).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        write(&*file, 2000, &[1; 100]).unwrap();
+        disk.set_capacity(Some(0));
+        write(&*file, 0, &[3; 2100]).unwrap();
+        disk.remove(Path::new("d/a")).unwrap();
+        assert_eq!(disk.usage().unwrap().used_bytes, 0);
+    }
+
+    #[test]
+    fn handles_of_a_dead_process_do_nothing() {
+        let (disk, file) = disk();
+        disk.lock().unwrap();
+        assert_eq!(disk.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let next = disk.crash_with(Tear::Everything);
+        assert!(write(&*file, 0, &[2]).is_err());
+        assert!(disk.open(Path::new("d/a")).is_err());
+        next.lock().unwrap();
+        assert!(disk.reopen().open(Path::new("d/a")).is_ok());
+    }
+
+    #[test]
+    fn a_removed_file_can_be_read_while_it_is_open() {
+        let (disk, file) = disk();
+        disk.remove(Path::new("d/a")).unwrap();
+        disk.sync_directory(Path::new("d")).unwrap();
+        assert_eq!(file.len().unwrap(), 2000);
+    }
+
+    #[test]
+    fn a_replayed_trace_leads_to_the_same_disk() {
+        let disk = SimulatedDisk::new(1);
+        disk.record();
+        let file = disk.create(Path::new("a")).unwrap();
+        write(&*file, 3, b"abc").unwrap();
+        file.sync().unwrap();
+        disk.rename(Path::new("a"), Path::new("b")).unwrap();
+        let replayed = SimulatedDisk::replay(&disk.recorded());
+        assert_eq!(contents(&replayed), contents(&disk));
+        assert_eq!(replayed.unsynced_count(), disk.unsynced_count());
     }
 }

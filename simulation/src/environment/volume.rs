@@ -20,8 +20,8 @@ pub enum Operation {
     CreateDirectory(PathBuf),
     /// An empty file got its first name.
     Create(PathBuf, FileId),
-    /// A file got another name; a file that had it lost it.
-    Rename(PathBuf, PathBuf),
+    /// A file got another name (the second); a file that had it lost it.
+    Rename(PathBuf, PathBuf, FileId),
     /// A file lost its name.
     Remove(PathBuf),
     /// The names in a directory became durable.
@@ -61,6 +61,21 @@ pub enum Tear {
         /// Whether lost pieces may hold garbage instead of what was there before.
         garbage: bool,
     },
+}
+
+impl Tear {
+    /// Draws what a power cut leaves when so many bytes are unsynced.
+    pub(super) fn draw(random: &mut StdRng, unsynced_bytes: u64) -> Tear {
+        let seed = random.next_u64();
+        match random.random_range(0..8) {
+            0 | 1 => Tear::Nothing,
+            2 => Tear::Everything,
+            3 => Tear::Prefix(random.random_range(0..=unsynced_bytes)),
+            4 | 5 => Tear::Shred { seed, grain: SECTOR_BYTES, garbage: false },
+            6 => Tear::Shred { seed, grain: SECTOR_BYTES, garbage: true },
+            _ => Tear::Shred { seed, grain: 8, garbage: true },
+        }
+    }
 }
 
 /// The content of a disk.
@@ -228,11 +243,12 @@ impl Names {
             Operation::Create(path, file) => {
                 self.files.insert(path.clone(), *file);
             }
-            Operation::Rename(from, to) => {
-                // A name whose creation was lost cannot be renamed.
-                if let Some(file) = self.files.remove(from) {
-                    self.files.insert(to.clone(), file);
+            Operation::Rename(from, to, file) => {
+                // What the old name means on the disk may be older, if what gave it to this file is lost.
+                if self.files.get(from) == Some(file) {
+                    self.files.remove(from);
                 }
+                self.files.insert(to.clone(), *file);
             }
             Operation::Remove(path) => {
                 self.files.remove(path);
@@ -336,7 +352,7 @@ fn file_of(operation: &Operation) -> Option<FileId> {
 fn directory_of(operation: &Operation) -> Option<&Path> {
     match operation {
         Operation::CreateDirectory(path) | Operation::Create(path, _) | Operation::Remove(path) => path.parent(),
-        Operation::Rename(_, to) => to.parent(),
+        Operation::Rename(_, to, _) => to.parent(),
         _ => None,
     }
 }
