@@ -109,7 +109,7 @@ async fn reading_returns_what_exists_within_the_bound_and_at_least_one() {
     assert_eq!(read(0, 100, usize::MAX).await, [0, 1, 2, 3, 4, 5, 6, 7, 8]);
     assert_eq!(read(2, 5, 1100).await, [2, 3]);
     assert_eq!(read(2, 5, 0).await, [2]);
-    assert_eq!(read(9, 100, usize::MAX).await, []);
+    assert!(read(9, 100, usize::MAX).await.is_empty());
     assert_eq!(log.group(GroupId(2)).read(Offset(0)..Offset(9), 1).await.unwrap(), []);
     group.purge(position(1, 3)).await.unwrap();
     assert_eq!(read(0, 6, usize::MAX).await, [4, 5]);

@@ -158,9 +158,9 @@ async fn take(
     body: Body,
 ) -> Result<Receipt, Problem> {
     let Query(EventsParameters { errors_max }) =
-        parameters.map_err(|rejection| Problem::bad_parameter("query string", &rejection.body_text()))?;
+        parameters.map_err(|rejection| Problem::bad_parameter("query string", rejection.body_text()))?;
     if errors_max > REJECTIONS_LISTED_MAX {
-        return Err(Problem::bad_parameter("errors_max", &format!("is more than {REJECTIONS_LISTED_MAX}")));
+        return Err(Problem::bad_parameter("errors_max", format!("is more than {REJECTIONS_LISTED_MAX}")));
     }
     let (kind, encoding) = (kind(headers)?, encoding(headers)?);
     let producer = producer(headers)?;

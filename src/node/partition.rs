@@ -34,7 +34,7 @@ impl aggregate::Partition for LedPartition {
         })?;
         match CheckpointAnswer::decode(&appended.answer) {
             Ok(CheckpointAnswer::Applied) => Ok(Checkpointed::Applied),
-            Ok(CheckpointAnswer::Skipped { .. }) => Ok(Checkpointed::Skipped),
+            Ok(CheckpointAnswer::Skipped) => Ok(Checkpointed::Skipped),
             Err(error) => Err(ProposeError::Unknown(error.to_string())),
         }
     }

@@ -323,6 +323,7 @@ fn encode<'a>(changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Ve
     body
 }
 
+#[allow(clippy::type_complexity, reason = "changes as a batch holds them; a name would hide that")]
 fn decode(mut body: &[u8]) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
     let mut changes = Vec::new();
     while !body.is_empty() {

@@ -243,6 +243,7 @@ async fn sled_serves_reads_and_snapshots_while_it_is_written() {
     let replica = Replica::of(disk.clone(), state.clone());
     let mut log = Log::default();
     let reading = state.clone();
+    #[allow(clippy::disallowed_methods, reason = "the test wants reads on a thread of their own")]
     let reads = tokio::task::spawn_blocking(move || {
         let reader = reading.reader();
         let mut last = 0;
