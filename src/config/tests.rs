@@ -122,7 +122,7 @@ fn settings_that_do_not_go_together_are_refused() {
         (vec![("join", "127.0.0.1:3601")], "only this node itself"),
         (vec![("inflight_bytes_max", "8MiB")], "raise the first"),
         (vec![("heartbeat_interval", "900ms")], "depose"),
-        (vec![("election_timeout_max", "1s")], "splitting the vote"),
+        (vec![("election_timeout_max", "700ms")], "splitting the vote"),
     ];
     for (given, part) in wrong {
         let message = refusal(&given);

@@ -3,8 +3,8 @@
 use super::*;
 use crate::http::assemble;
 use crate::http::testing::{Seen, send};
+use crate::ingest::Settings;
 use crate::ingest::testing::{FakeLog, Fault, PARTITIONS, environment};
-use crate::ingest::{REJECTIONS_LISTED_MAX, Settings};
 use crate::metrics::{IngestMetrics, Metrics};
 use axum::http::Request;
 use futures::stream;
@@ -119,7 +119,20 @@ async fn without_a_good_line_the_receipt_is_a_problem_too() {
     let seen = Site::new().post_lines("x\n".repeat(150)).await;
     assert_eq!(seen.refusal(), (400, "all_lines_rejected".to_owned()));
     assert_eq!(counts(&seen), (400, [0, 0, 150]));
-    assert_eq!(seen.json()["errors"].as_array().unwrap().len(), REJECTIONS_LISTED_MAX);
+    assert_eq!(seen.json()["errors"].as_array().unwrap().len(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn more_refused_lines_are_listed_where_that_is_asked_for() {
+    let site = Site::new();
+    let listed = async |errors_max: &str| {
+        let request = Request::post(format!("/v1/events?errors_max={errors_max}")).body(Body::from("x\n".repeat(150)));
+        send(&site.router, request.unwrap()).await
+    };
+    assert_eq!(listed("120").await.json()["errors"].as_array().unwrap().len(), 120);
+    assert_eq!(listed("0").await.json()["errors"].as_array().unwrap().len(), 0);
+    assert_eq!(listed("16385").await.refusal(), (400, "bad_parameter".to_owned()));
+    assert_eq!(listed("many").await.refusal(), (400, "bad_parameter".to_owned()));
 }
 
 #[tokio::test(start_paused = true)]
