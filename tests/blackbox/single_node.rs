@@ -57,7 +57,7 @@ fn a_bad_line_is_refused_alone_with_its_number_and_reason() {
 
 #[test]
 fn bodies_come_in_all_their_forms_and_within_their_bounds() {
-    let cluster = single(&["--body-bytes-max", "1mib"]);
+    let cluster = single(&["--body-bytes-max", "2mib"]);
     let node = &cluster.nodes[0];
     let line = event("checkout", T, "1");
     let gzip = |bytes: &[u8]| {
@@ -76,7 +76,7 @@ fn bodies_come_in_all_their_forms_and_within_their_bounds() {
     let refusal = |headers: &[(&str, &str)], body: Vec<u8>| node.post(headers, body).unwrap().status;
     assert_eq!(refusal(&[("content-type", "text/csv")], line.clone().into()), 415);
     assert_eq!(refusal(&[("content-encoding", "br")], line.clone().into()), 415);
-    assert_eq!(refusal(&[], vec![b' '; (1 << 20) + 1]), 413);
+    assert_eq!(refusal(&[], vec![b' '; (2 << 20) + 1]), 413);
     assert_eq!(refusal(&[("content-encoding", "gzip")], gzip(&vec![b' '; 64 << 20])), 413);
     assert_eq!(node.get(HOUR).unwrap().body["count"], 5);
 }
