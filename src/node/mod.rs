@@ -6,6 +6,8 @@ mod append;
 mod host;
 mod housekeeping;
 mod partition;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod reads;
 mod settings;
 
@@ -116,7 +118,7 @@ impl Node {
         };
         let query =
             Query::new(Arc::new(ClusterPartitions(cluster.clone())), stored, query_settings, metrics.query.clone());
-        let append = Arc::new(ClusterAppend(cluster.clone()));
+        let append = append(&cluster, environment);
         let intake = Intake::new(environment, append, ingest_settings(config), metrics.ingest.clone());
         let source = NodeSource {
             cluster: cluster.clone(),
@@ -182,6 +184,20 @@ fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
         log: LogConfig { segment_bytes: config.segment_bytes as u64, ..LogConfig::default() },
         ..cluster::Config::default()
     }
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+fn append(cluster: &Cluster, _: &Environment) -> Arc<dyn ingest::Append> {
+    Arc::new(ClusterAppend(cluster.clone()))
+}
+
+#[cfg(feature = "planted-bugs")]
+fn append(cluster: &Cluster, environment: &Environment) -> Arc<dyn ingest::Append> {
+    let append = Arc::new(ClusterAppend(cluster.clone()));
+    if !planted::is_asked_for() {
+        return append;
+    }
+    Arc::new(planted::AckBeforeCommit { append, tasks: environment.tasks.clone() })
 }
 
 fn ingest_settings(config: &Config) -> ingest::Settings {
