@@ -19,7 +19,8 @@ fn feed(log: &mut Log, replica: &Replica, entries: u64) {
     }
     let base = replica.state.consumed().through.map(|consumed| consumed.0);
     let through = replica.state.applied().unwrap().0;
-    let is_large = |offset: &u64| matches!(&log.entries[*offset as usize].payload, Payload::Data(data) if data.len() > 100_000);
+    let is_large =
+        |offset: &u64| matches!(&log.entries[*offset as usize].payload, Payload::Data(data) if data.len() > 100_000);
     let poisoned = (0..=through).filter(|offset| *offset == through || is_large(offset)).collect();
     let checkpoint = log.fold(replica, base, through, &poisoned);
     log.push_checkpoint(&checkpoint);
@@ -133,7 +134,9 @@ async fn rows_of_old_generations_are_removed() {
     }
     source.state.write_out().await.unwrap();
     let rows = |replica: &Replica| replica.state.shared.rows.scan(&[], &[0xff; 8], usize::MAX).unwrap();
-    let tails = |replica: &Replica| -> Vec<_> { rows(replica).into_iter().map(|(key, value)| (key[6..].to_vec(), value)).collect() };
+    let tails = |replica: &Replica| -> Vec<_> {
+        rows(replica).into_iter().map(|(key, value)| (key[6..].to_vec(), value)).collect()
+    };
     assert_eq!(tails(&replica)[1..], tails(&source)[1..], "nothing but the installed state");
 }
 

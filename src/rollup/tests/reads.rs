@@ -52,12 +52,14 @@ async fn pages_merge_memory_over_rows() {
 
     let apps = |prefix, after, limit| {
         let page = reader.apps(prefix, after, limit).unwrap();
-        let apps = page.apps.iter().map(|app| {
-            (app.app.as_str()[4..].to_owned(), app.first_hour.0 - HOUR, app.last_hour.0 - HOUR)
-        });
+        let apps = page
+            .apps
+            .iter()
+            .map(|app| (app.app.as_str()[4..].to_owned(), app.first_hour.0 - HOUR, app.last_hour.0 - HOUR));
         (apps.collect::<Vec<_>>(), page.has_more)
     };
-    let of = |apps: &[(&str, u32, u32)]| apps.iter().map(|(app, first, last)| ((*app).to_owned(), *first, *last)).collect();
+    let of =
+        |apps: &[(&str, u32, u32)]| apps.iter().map(|(app, first, last)| ((*app).to_owned(), *first, *last)).collect();
     assert_eq!(apps("", None, 9), (of(&[("1", 0, 5), ("2", 9, 9), ("3", 2, 2), ("7", 7, 7)]), false));
     assert_eq!(apps("app", Some("app 1"), 2), (of(&[("2", 9, 9), ("3", 2, 2)]), true));
     assert_eq!(apps("app 3", Some("app 1"), 2), (of(&[("3", 2, 2)]), false));

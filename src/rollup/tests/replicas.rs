@@ -14,14 +14,22 @@ use std::collections::{BTreeMap, BTreeSet};
 #[derive(Debug, Clone)]
 enum Step {
     /// A new entry of an edge, after some hours.
-    Events { edge: u128, hours: u64, parts: Vec<PlainPart> },
+    Events {
+        edge: u128,
+        hours: u64,
+        parts: Vec<PlainPart>,
+    },
     /// An entry is appended again.
     Again(prop::sample::Index),
     Membership,
     Blank,
     Garbage(Vec<u8>),
     /// An aggregator folds a share of what is behind `consumed`, and may set an entry aside.
-    Checkpoint { share: prop::sample::Index, poisoned: Option<prop::sample::Index>, is_early: bool },
+    Checkpoint {
+        share: prop::sample::Index,
+        poisoned: Option<prop::sample::Index>,
+        is_early: bool,
+    },
     /// The last checkpoint is appended again: an aggregator that did not learn its outcome.
     StaleCheckpoint,
     WriteOut(usize),
@@ -177,7 +185,8 @@ impl Run {
         if from > applied.0 {
             return;
         }
-        let pick = |index: prop::sample::Index, to: u64| from + index.index(usize::try_from(to - from + 1).unwrap()) as u64;
+        let pick =
+            |index: prop::sample::Index, to: u64| from + index.index(usize::try_from(to - from + 1).unwrap()) as u64;
         let base = replica.state.consumed().through.map(|consumed| consumed.0);
         let through = pick(share, applied.0);
         let poisoned: BTreeSet<u64> = poisoned.map(|index| pick(index, through)).into_iter().collect();

@@ -20,7 +20,12 @@ async fn open(disk: &MemoryDisk, policy: Policy) -> (Store, Metrics) {
 
 /// A checkpoint of one event.
 fn count_one(log: &mut Log, replica: &Replica) {
-    log.push_events(&events(1, log.entries.len() as u64, 1, &[(Some((1, log.entries.len() as u64, 1)), vec![(1, 1, 5)])]));
+    log.push_events(&events(
+        1,
+        log.entries.len() as u64,
+        1,
+        &[(Some((1, log.entries.len() as u64, 1)), vec![(1, 1, 5)])],
+    ));
     log.feed(replica);
     let base = replica.state.consumed().through.map(|consumed| consumed.0);
     let checkpoint = log.fold(replica, base, replica.state.applied().unwrap().0, &BTreeSet::new());
@@ -160,8 +165,5 @@ async fn sled_is_moved_aside_when_it_was_damaged_or_does_not_open() {
         .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();
-    assert_eq!(
-        names,
-        ["rollups", "rollups.aside-1795464903000-damaged", "rollups.aside-1795464903000-unopenable"]
-    );
+    assert_eq!(names, ["rollups", "rollups.aside-1795464903000-damaged", "rollups.aside-1795464903000-unopenable"]);
 }

@@ -1,7 +1,9 @@
 //! A log, replicas that apply it, and a plain model of what must come out.
 
 use super::disk::{Crash, MemoryDisk};
-use crate::domain::{AppId, EventTime, Hour, Identity, ProducerId, ResponseTime, Rollup, Sequence, SketchConfig, Verdicts};
+use crate::domain::{
+    AppId, EventTime, Hour, Identity, ProducerId, ResponseTime, Rollup, Sequence, SketchConfig, Verdicts,
+};
 use crate::format::{Batch, BatchBuilder, Checkpoint, Entry, EventsEntry, Part, Quarantined, Tally};
 use crate::rollup::CheckpointAnswer;
 use crate::rollup::identities::Limits;
