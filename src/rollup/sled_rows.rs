@@ -5,14 +5,17 @@
 //!   the store, survived 45 of 45. [`SledRows::flush`] does that.
 //! - it may fail or panic while it opens what a crash left behind. Then the directory is moved aside and a fresh one is
 //!   opened; the replica's state is rebuilt from the log and its peers.
+//! - when the disk is full it refuses every later write, also when there is room again, until it is opened anew. Reads go
+//!   on meanwhile.
 //! - no `transaction` (a known panic), one batch per write-out, no flusher thread.
 
-use super::rows::{Row, RowBatch, RowStore};
+use super::rows::{Row, RowBatch, RowStore, is_full};
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 /// How many directories that were moved aside are kept for a look at them: the newest.
@@ -21,6 +24,9 @@ pub const ASIDE_MAX: usize = 2;
 /// Bytes of memory that sled may use for its page cache: holds the upper levels of the tree and the hours being read;
 /// rows that change are cached decoded, above sled.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Room there must be before a database is opened again that found the disk full.
+const ROOM_BYTES: usize = 4 * 1024 * 1024;
 
 /// How often, and how far apart, a locked store is tried again: five seconds in all.
 const LOCK_ATTEMPTS_MAX: u32 = 100;
@@ -36,6 +42,8 @@ pub struct SledRows {
     /// `None` after [`RowStore::close`].
     db: RwLock<Option<sled::Db>>,
     was_moved_aside: bool,
+    /// Whether the disk was full: sled then refuses every write until it is opened again.
+    has_failed: AtomicBool,
 }
 
 impl SledRows {
@@ -62,7 +70,12 @@ impl SledRows {
                 })?
             }
         };
-        let rows = SledRows { directory: directory.to_path_buf(), db: RwLock::new(Some(db)), was_moved_aside };
+        let rows = SledRows {
+            directory: directory.to_path_buf(),
+            db: RwLock::new(Some(db)),
+            was_moved_aside,
+            has_failed: AtomicBool::new(false),
+        };
         // A process that was killed may have left writes that only the page cache holds.
         rows.flush()?;
         Ok(rows)
@@ -77,6 +90,33 @@ impl SledRows {
         let db = self.db.read().unwrap_or_else(|poisoned| poisoned.into_inner());
         let db = db.as_ref().ok_or_else(|| io::Error::other("the row store is closed"))?;
         work(db).map_err(io_error)
+    }
+
+    /// Writes; a full disk is remembered.
+    fn change<T>(&self, work: impl FnOnce(&sled::Db) -> sled::Result<T>) -> io::Result<T> {
+        self.with_db(work).inspect_err(|error| {
+            self.has_failed.fetch_or(is_full(error), Relaxed);
+        })
+    }
+
+    /// Opens the database again after the disk was full, if there is room now. It then holds at least what was flushed.
+    fn recover(&self) -> io::Result<()> {
+        if !self.has_failed.load(Relaxed) {
+            return Ok(());
+        }
+        let probe = self.directory.with_extension("room");
+        let has_room = fs::write(&probe, vec![0xaa; ROOM_BYTES]).and_then(|()| sync_path(&probe));
+        fs::remove_file(&probe)?;
+        has_room?;
+        let mut db = self.db.write().unwrap_or_else(|poisoned| poisoned.into_inner());
+        drop(db.take());
+        *db = Some(open_unlocked(&self.directory).map_err(|refusal| match refusal {
+            Refusal::Surroundings(error) => io::Error::other(error),
+            Refusal::Content(reason) => io::Error::other(reason),
+        })?);
+        self.has_failed.store(false, Relaxed);
+        tracing::info!(directory = %self.directory.display(), "the row store is open again: there is room on the disk");
+        Ok(())
     }
 }
 
@@ -107,13 +147,15 @@ impl RowStore for SledRows {
                 None => changes.remove(key),
             }
         }
-        self.with_db(|db| db.apply_batch(changes))
+        self.recover()?;
+        self.change(|db| db.apply_batch(changes))
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.with_db(|db| db.flush())?;
-        sync_tree(&self.directory)?;
-        self.directory.parent().map_or(Ok(()), sync_path)
+        self.change(|db| db.flush())?;
+        // Never "full": a failed fsync is not tried again.
+        let synced = sync_tree(&self.directory).and_then(|()| self.directory.parent().map_or(Ok(()), sync_path));
+        synced.map_err(io::Error::other)
     }
 
     fn close(&self) -> io::Result<()> {
