@@ -7,8 +7,8 @@ mod support;
 use bytes::Bytes;
 use cluster::log::{Error, Record};
 use cluster::{GroupId, Offset};
-use simulation::environment::SimulatedDisk;
-use std::path::PathBuf;
+use simulation::environment::{SimulatedDisk, Tear};
+use std::path::{Path, PathBuf};
 use support::{Models, content, open, position};
 
 /// A closed log of two segments and a spare with a record of every kind in it.
@@ -63,6 +63,19 @@ async fn every_flipped_bit_is_noticed_or_harmless() {
     }
     println!("{noticed} flips noticed, {harmless} harmless");
     assert!(noticed > 8 * 4096, "{noticed} flips noticed");
+}
+
+#[tokio::test(start_paused = true)]
+async fn damage_to_the_last_write_is_noticed_once_the_log_was_idle_for_a_moment() {
+    let disk = SimulatedDisk::new(0);
+    let (_environment, log) = open(&disk).await.unwrap();
+    let record = Record { position: position(1, 0), kind: 1, payload: Bytes::from_static(b"the last write") };
+    log.group(GroupId(1)).append(vec![record], Box::new(|done| done.unwrap())).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    let disk = disk.crash_with(Tear::Nothing);
+    disk.flip_bit(Path::new("log/000000000001.log"), (64 + 64 + 3) * 8);
+    let refused = open(&disk).await.map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Damaged { position: 64, .. }), "{refused}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -10,27 +10,30 @@
 mod support;
 
 use bytes::Bytes;
-use cluster::GroupId;
 use cluster::log::{Log, Record};
+use cluster::{GroupId, Offset};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use simulation::environment::{Operation, SECTOR_BYTES, SimulatedDisk, Tear};
+use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use support::{Change, Model, Models, content, open, position};
+use support::{Change, Model, Models, content, open, position, turns};
+use tokio::sync::oneshot;
 
 /// In the trace: `k` changes were called.
 const CALLED: u64 = 1 << 32;
 
-/// What should be in the log after each number of changes.
+/// The changes that were called, and what should be in the log after each number of them.
 #[derive(Clone)]
 struct History {
+    changes: Vec<(GroupId, Change)>,
     after: Vec<Models>,
 }
 
 impl History {
     fn new(start: Models) -> History {
-        History { after: vec![start] }
+        History { changes: Vec::new(), after: vec![start] }
     }
 
     fn now(&self) -> &Models {
@@ -42,6 +45,7 @@ impl History {
         models.entry(group).or_default().apply(change);
         models.retain(|_, model| *model != Model::default());
         self.after.push(models);
+        self.changes.push((group, change.clone()));
     }
 
     fn calls(&self) -> u64 {
@@ -102,31 +106,35 @@ impl Workload {
         }
     }
 
-    async fn append(&mut self, group: GroupId) -> tokio::sync::oneshot::Receiver<()> {
+    async fn append(&mut self, group: GroupId) -> oneshot::Receiver<()> {
         self.term += u64::from(self.random.random_range(0..5) == 0);
         let last = self.model(group).state.last;
         let from = last.map_or(self.random.random_range(0..3), |last| last.offset.0 + 1);
         let mut records = Vec::new();
-        let mut called = 0;
         for offset in from..from + self.random.random_range(1..4) {
             let mut payload = vec![0; self.random.random_range(0..300)];
             self.random.fill_bytes(&mut payload);
-            let record = Record { position: position(self.term, offset), kind: 7, payload: Bytes::from(payload) };
-            called = self.called(group, &Change::Entry(record.clone()));
-            records.push(record);
+            records.push(Record { position: position(self.term, offset), kind: 7, payload: Bytes::from(payload) });
         }
-        let (sender, done) = tokio::sync::oneshot::channel();
+        let (sender, done) = oneshot::channel();
+        // Whoever waited may have been cut.
+        self.submit(group, records, |()| sender.send(()).unwrap_or(())).await;
+        done
+    }
+
+    async fn submit(&self, group: GroupId, records: Vec<Record>, done: impl FnOnce(()) + Send + 'static) {
+        let first = records[0].clone();
+        let called = records.iter().map(|record| self.called(group, &Change::Entry(record.clone()))).last().unwrap();
         let disk = self.disk.clone();
-        let on_disk = move |result: std::io::Result<()>| {
+        let on_disk = move |result: io::Result<()>| {
             result.unwrap();
             disk.note(called);
-            let _ = sender.send(());
+            done(());
         };
-        self.log.group(group).append(records.clone(), Box::new(on_disk)).await.unwrap();
-        let first = records[0].position.offset;
-        let read = self.log.group(group).read(first..first.next(), 0).await.unwrap();
-        assert_eq!(read, records[..1], "readable on return");
-        done
+        self.log.group(group).append(records, Box::new(on_disk)).await.unwrap();
+        let offset = first.position.offset;
+        let read = self.log.group(group).read(offset..offset.next(), 0).await.unwrap();
+        assert_eq!(read, [first], "readable on return");
     }
 
     async fn vote(&mut self, group: GroupId) {
@@ -161,6 +169,38 @@ impl Workload {
                 self.called(group, &Change::Purge(upto.position));
                 self.log.group(group).purge(upto.position).await.unwrap();
             }
+        }
+    }
+
+    /// Makes a change that another log went through, with other bytes of the same length and in another term.
+    async fn repeat(&mut self, group: GroupId, change: &Change) {
+        let model = self.model(group);
+        let here = |offset: Offset| model.entries.iter().map(|entry| entry.position).find(|here| here.offset == offset);
+        match change {
+            Change::Entry(record) => {
+                let offset = model.state.last.map_or(record.position.offset, |last| last.offset.next());
+                let payload: Vec<u8> = record.payload.iter().map(|byte| !byte).collect();
+                let record = Record { position: position(self.term, offset.0), kind: 7, payload: payload.into() };
+                self.submit(group, vec![record], |_| {}).await;
+            }
+            Change::Truncate(Some(last)) => {
+                if let Some(last) = here(last.offset) {
+                    self.called(group, &Change::Truncate(Some(last)));
+                    self.log.group(group).truncate_after(Some(last)).await.unwrap();
+                }
+            }
+            Change::Purge(upto) => {
+                if let Some(upto) = here(upto.offset) {
+                    self.called(group, &Change::Purge(upto));
+                    self.log.group(group).purge(upto).await.unwrap();
+                }
+            }
+            Change::Committed(_) => self.commit(group).await,
+            Change::Reset => {
+                self.called(group, change);
+                self.log.group(group).reset().await.unwrap();
+            }
+            Change::Vote(_) | Change::Truncate(None) => self.vote(group).await,
         }
     }
 
@@ -270,13 +310,30 @@ async fn cut_recovery(crashed: &SimulatedDisk, bounds: Bounds, history: &History
     states
 }
 
+/// What a second life does.
+#[derive(Clone, Copy, Debug)]
+enum Life {
+    /// Anything.
+    Random,
+    /// What the first life had done next, with other bytes: remains of the first life stand where they could be mistaken.
+    Repeated,
+}
+
 /// Goes on with a crashed log, then cuts the power again at every operation.
-async fn go_on(crashed: &SimulatedDisk, at: usize, seed: u64, history: &History, what: &str) -> usize {
+async fn go_on(crashed: &SimulatedDisk, at: usize, life: Life, seed: u64, first: &History, what: &str) -> usize {
     let disk = crashed.fork();
     disk.record();
     let (environment, log) = open(&disk).await.unwrap();
-    let mut workload = Workload::new(&disk, &log, seed, history.after[at].clone());
-    workload.run(6).await;
+    let mut workload = Workload::new(&disk, &log, seed, first.after[at].clone());
+    match life {
+        Life::Random => workload.run(6).await,
+        Life::Repeated => {
+            for (group, change) in first.changes[at..].iter().take(12) {
+                workload.repeat(*group, change).await;
+            }
+            turns(20).await;
+        }
+    }
     environment.tasks.shutdown();
     let history = workload.history.lock().unwrap().clone();
     let trace = disk.recorded();
@@ -289,11 +346,42 @@ async fn go_on(crashed: &SimulatedDisk, at: usize, seed: u64, history: &History,
         for garbage in [false, true] {
             let tear = Tear::Shred { seed: number as u64, grain: 8, garbage };
             let torn = disk.fork().crash_with(tear);
-            recover(&torn, bounds, &history, &format!("{what}, gone on until {number}, {tear:?}")).await;
+            recover(&torn, bounds, &history, &format!("{what}, {life:?} until {number}, {tear:?}")).await;
             states += 1;
         }
     }
     states
+}
+
+/// Opens a crashed log and drops its entries, so that its old segments go; nothing else may go with them.
+async fn outlive(crashed: &SimulatedDisk, at: usize, first: &History, what: &str) {
+    let disk = crashed.fork();
+    let (environment, log) = open(&disk).await.unwrap();
+    let mut models = first.after[at].clone();
+    for (group, model) in &mut models {
+        if let Some(last) = model.state.last {
+            model.apply(&Change::Purge(last));
+            log.group(*group).purge(last).await.unwrap();
+        }
+    }
+    let group = GroupId(7);
+    let vote = Change::Vote(vec![7]);
+    models.entry(group).or_default().apply(&vote);
+    log.group(group).save_vote(Bytes::from_static(&[7])).await.unwrap();
+    turns(30).await;
+    log.close().await;
+    environment.tasks.shutdown();
+    let (environment, log) = open(&disk.crash_with(Tear::Nothing)).await.unwrap();
+    assert_eq!(shown(&content(&log).await.unwrap()), shown(&models), "{what}, outlived");
+    environment.tasks.shutdown();
+}
+
+/// Kills the process alone, opens the log, and cuts the power before anything more was written: what was found stays.
+async fn outlast(disk: &SimulatedDisk, bounds: Bounds, history: &History, what: &str) {
+    let disk = disk.fork();
+    let at = recover(&disk, bounds, history, &format!("{what}, killed")).await as u64;
+    let bounds = Bounds { acknowledged: at, called: at };
+    recover(&disk.crash_with(Tear::Nothing), bounds, history, &format!("{what}, killed, opened and cut")).await;
 }
 
 /// How many states were checked, and how often the workload had recycled a segment.
@@ -314,6 +402,7 @@ async fn enumerate(seed: u64, steps: usize) -> (usize, usize) {
     for (number, operation) in trace.iter().enumerate() {
         disk.apply(operation);
         bounds.note(operation);
+        outlast(&disk, bounds, &history, &format!("seed {seed}, after operation {number}")).await;
         for tear in tears(&disk, number as u64) {
             let what = format!("seed {seed}, after operation {number} ({tear:?})");
             let crashed = disk.fork().crash_with(tear);
@@ -322,8 +411,13 @@ async fn enumerate(seed: u64, steps: usize) -> (usize, usize) {
             if states % 97 == 0 {
                 states += cut_recovery(&crashed, bounds, &history, &what).await;
             }
-            if states % 41 == 0 {
-                states += go_on(&crashed, at, number as u64, &history, &what).await;
+            if states % 3 == 0 {
+                outlive(&crashed, at, &history, &what).await;
+                states += 1;
+            }
+            if states % 23 == 0 {
+                let life = if states % 2 == 0 { Life::Random } else { Life::Repeated };
+                states += go_on(&crashed, at, life, number as u64, &history, &what).await;
             }
         }
     }

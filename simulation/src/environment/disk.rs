@@ -68,10 +68,15 @@ impl SimulatedDisk {
         self.crash_with(tear)
     }
 
-    /// Cuts the power in a certain way, or only kills the process ([`Tear::Everything`]).
+    /// Cuts the power in a certain way.
     pub fn crash_with(&self, tear: Tear) -> SimulatedDisk {
+        self.machine().volume.crash(tear);
+        self.kill()
+    }
+
+    /// Kills the process alone: the next one finds what was written, and what was not synced still is not.
+    pub fn kill(&self) -> SimulatedDisk {
         let mut machine = self.machine();
-        machine.volume.crash(tear);
         machine.process += 1;
         machine.locked_by = None;
         drop(machine);
@@ -345,8 +350,9 @@ mod tests {
         file.read_at(&mut read, 1990).unwrap();
         assert_eq!(read, [2; 15]);
         assert_eq!(file.read_at(&mut read, 1991).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        let killed = disk.fork().crash_with(Tear::Everything);
+        let killed = disk.fork().kill();
         assert_eq!(killed.files()[0].1.len(), 2005);
+        assert_eq!(contents(&killed.crash_with(Tear::Nothing)), [("d/a".into(), vec![1; 2000])]);
         let cut = disk.crash_with(Tear::Nothing);
         assert_eq!(contents(&cut), [("d/a".into(), vec![1; 2000])]);
     }

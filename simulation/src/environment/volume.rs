@@ -45,7 +45,7 @@ pub struct FileId(pub u64);
 pub enum Tear {
     /// Nothing.
     Nothing,
-    /// All of them: the process was killed, the system goes on.
+    /// All of them.
     Everything,
     /// In order, until so many bytes were written; the last write is cut.
     Prefix(u64),

@@ -12,13 +12,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub const SEGMENT_BYTES: u64 = 4096;
 
-/// Runs blocking work at once.
-struct Inline;
+/// Runs blocking work after a while and answers a while later, counted in turns of the other tasks.
+#[derive(Default)]
+struct Turns(AtomicU64);
 
-impl BlockingRunner for Inline {
+impl BlockingRunner for Turns {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-        work();
-        Box::pin(std::future::ready(()))
+        let count = self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async move {
+            turns(count * 5 % 3).await;
+            work();
+            turns(count * 7 % 4).await;
+        })
+    }
+}
+
+/// Lets the other tasks run, so many times.
+pub async fn turns(count: u64) {
+    for _ in 0..count {
+        tokio::task::yield_now().await;
     }
 }
 
@@ -38,7 +50,7 @@ pub fn environment(disk: &SimulatedDisk) -> Environment {
         disk: Arc::new(disk.clone()),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(Counter::default()),
-        tasks: Tasks::new(Arc::new(Inline)),
+        tasks: Tasks::new(Arc::new(Turns::default())),
     }
 }
 
