@@ -35,6 +35,8 @@ fn sources() -> Vec<(String, String)> {
     }
     assert!(files.len() > 100, "the sources are where they were");
     let name = |path: &Path| path.strip_prefix(root).unwrap().display().to_string();
+    // Tests may reach further than what they test.
+    files.retain(|path| !path.components().any(|part| part.as_os_str().to_string_lossy().starts_with("test")));
     files.into_iter().map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect()
 }
 

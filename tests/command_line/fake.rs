@@ -47,7 +47,10 @@ impl Fake {
             .route("/v1/cluster", get(cluster_view))
             .route(
                 "/v1/digest",
-                get(async || axum::Json(json!([{"partition": 0, "consumed_offset": 40, "digest": "abc"}]))),
+                get(async || {
+                    let partitions = json!([{"partition": 0, "consumed_offset": 40, "digest": "abc"}]);
+                    axum::Json(json!({"node_id": 1, "partitions": partitions}))
+                }),
             )
             .with_state(state.clone());
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
