@@ -1,5 +1,7 @@
 //! The simulator finds bugs that were planted on purpose, and finds none where none was.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot run the binary fails")]
+
 use std::process::Command;
 
 /// Seeds until a planted bug must have been found.

@@ -1,5 +1,5 @@
 //! The built binary, from outside: real processes, real sockets, real kills.
-#![allow(clippy::disallowed_methods, reason = "tests live in the real world")]
+#![allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests live in the real world, and end with it")]
 
 mod cluster;
 mod command_line;
