@@ -119,6 +119,9 @@ impl Cluster {
 
     /// Whether reads and writes can be served; if not, why.
     pub fn ready(&self) -> Result<(), String> {
+        if !self.node.context.log.accepts_appends() {
+            return Err("the disk is full: writes are refused until there is room".to_owned());
+        }
         let state = self.node.state();
         for partition in state.placed_on(self.node.id()) {
             if self.node.replica_of(partition.into()).is_none() {
