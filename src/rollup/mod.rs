@@ -17,7 +17,7 @@
 //! A damaged row leaves a marker in the data directory. The next start moves the whole store aside and begins with empty
 //! states, which the log replays, or a peer's snapshot fills. The same happens to a store that does not open.
 //!
-//! Reading order: [`identities`] (verdicts), `tail`, `state`, `apply`, `write_out`, `snapshot`, `install`, `reader`.
+//! Reading order: `identities` (verdicts), `tail`, `state`, `apply`, `write_out`, `snapshot`, `install`, `reader`.
 
 mod apply;
 mod error;

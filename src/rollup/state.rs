@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub inner: Mutex<Inner>,
     /// Held by a write-out, an installation and the clearing of old generations: one at a time.
     pub writing: Arc<tokio::sync::Mutex<()>>,
-    pub consumed: watch::Sender<Consumed>,
+    pub consumed: watch::Sender<Option<Offset>>,
     pub durable: watch::Sender<Option<LogPosition>>,
 }
 
@@ -139,7 +139,7 @@ impl PartitionState {
     ) -> Result<PartitionState, Error> {
         let loaded = load::partition(id, &*rows, limits).inspect_err(|error| damage.report(error))?;
         let durable = loaded.position.durable();
-        let (consumed, durable_position) = (consumed_of(&loaded.position), durable.position);
+        let (consumed, durable_position) = (loaded.position.offset(), durable.position);
         let inner = Inner {
             generation: loaded.generation,
             current: loaded.base.untracked(),
@@ -177,11 +177,12 @@ impl PartitionState {
 
     /// How far checkpoints have folded the log.
     pub fn consumed(&self) -> Consumed {
-        consumed_of(&self.shared.lock().position)
+        let inner = self.shared.lock();
+        Consumed { through: inner.position.offset(), watermark_ms: inner.position.watermark_ms }
     }
 
-    /// [`PartitionState::consumed`], as it moves.
-    pub fn watch_consumed(&self) -> watch::Receiver<Consumed> {
+    /// The newest offset in the stored rollups, as it moves.
+    pub fn watch_consumed(&self) -> watch::Receiver<Option<Offset>> {
         self.shared.consumed.subscribe()
     }
 
@@ -290,8 +291,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-pub(super) fn consumed_of(position: &Position) -> Consumed {
-    Consumed { through: position.offset(), watermark_ms: position.watermark_ms }
 }
