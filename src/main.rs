@@ -1,3 +1,7 @@
-//! The `hourmark` binary.
+//! The `hourmark` binary: arguments in, exit code out.
 
-fn main() {}
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

@@ -1,7 +1,7 @@
 //! Every metric the process exports: name, unit, help.
 //!
 //! A room gets the struct that bears its name and counts in it; handles are cheap to clone. What other parts keep count of
-//! themselves (log, replication, disk) is not kept twice: it is [`Board::show`]n when somebody asks for `/metrics`. Each
+//! themselves (log, replication, disk) is not kept twice: it is shown on the [`Board`] when somebody asks for `/metrics`. Each
 //! node has a registry of its own, nothing is global, and the text has one order.
 //!
 //! The text is OpenMetrics 1.0, which Prometheus and everything that scrapes it reads.

@@ -6,8 +6,9 @@
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// What is shown when nobody says otherwise: our own `info`, and only warnings of the libraries.
-pub const FILTER_DEFAULT: &str = "warn,hourmark=info,cluster=info";
+/// What is shown when nobody says otherwise: our own `info`, and only warnings of the libraries. openraft warns of every
+/// message that a peer does not answer, which is ordinary while nodes come and go.
+pub const FILTER_DEFAULT: &str = "warn,hourmark=info,cluster=info,openraft=error";
 
 /// A filter that cannot be read.
 #[derive(Debug, thiserror::Error)]

@@ -3,6 +3,8 @@
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::membership::command::{Command, Outcome};
+use crate::membership::machine;
 use crate::node::Node;
 use crate::partition::{AppendError, Appended, Replica};
 use crate::router::{CallError, Target};
@@ -100,6 +102,14 @@ impl Cluster {
     /// leader's own first entry is applied, and disappears as soon as this node knows that it has ended.
     pub fn leaderships(&self) -> watch::Receiver<BTreeMap<PartitionId, Term>> {
         self.node.leaderships.partitions()
+    }
+
+    /// Lets a node go for good: its replicas move to others, and it must not come back. `false` if there is no such node,
+    /// or it is the last one. On return it is decided; the status shows how far the replicas are.
+    pub async fn remove_node(&self, id: NodeId, deadline: Instant) -> Result<bool, AppendError> {
+        let command = machine::encode_command(&Command::RemoveNode { id });
+        let appended = self.node.append(GroupId::METADATA, command, deadline).await?;
+        Ok(machine::decode_outcome(&appended.answer).is_ok_and(|outcome| outcome == Outcome::Done))
     }
 
     /// The cluster as this node knows it.

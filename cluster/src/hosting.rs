@@ -133,7 +133,8 @@ fn donors(node: &Node, partition: PartitionId) -> Vec<NodeId> {
 
 async fn open_machine(node: &Arc<Node>, partition: PartitionId) -> Result<Arc<dyn StateMachine>, Error> {
     let started = Instant::now();
-    let opened = node.host().open(partition).await;
+    let settings = node.state().cluster.as_ref().map(|cluster| cluster.settings.clone()).unwrap_or_default();
+    let opened = node.host().open(partition, settings).await;
     let machine = opened.map_err(|source| Error::Open { group: partition.into(), source })?;
     tracing::debug!(%partition, elapsed = ?started.elapsed(), "a partition's store is open");
     Ok(machine)

@@ -1,8 +1,18 @@
 //! A partitioned, Raft-replicated log of opaque bytes.
 //!
 //! What it promises: an append that was answered is fsynced on a majority of the partition's replicas and never lost; the
-//! entries of a partition have one order, the same on every replica; at most one leader per term; a node that restarts
-//! comes back with its identity and its log. It knows bytes, partitions, offsets and terms, never what is inside.
+//! entries of a partition have one order, the same on every replica; a leadership is named by term and node, and held by
+//! one node once; a node that restarts comes back with its identity and its log. It knows bytes, partitions, offsets and
+//! terms, never what is inside.
+//!
+//! ```text
+//!   product ── append, call ──▶ router ──▶ leader's replica ── Raft ──▶ log (one per node, one fsync for all groups)
+//!                                                │ committed                 │ transport: entries, votes, snapshots
+//!                                                ▼                           ▼
+//!                                     StateMachine::apply on every replica of the partition
+//!
+//!   membership: group 0, in which every node takes part, decides who belongs, who holds what; the steward brings it about
+//! ```
 
 mod cluster;
 mod config;

@@ -75,7 +75,9 @@ impl Node {
     /// Spawns a task that ends with the node.
     pub fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let handle = self.environment().tasks.spawn(name, task);
-        self.tasks().push(handle);
+        let mut tasks = self.tasks();
+        tasks.retain(|task| !task.is_finished());
+        tasks.push(handle);
     }
 
     /// Ends the tasks of this node.
@@ -109,8 +111,7 @@ impl Node {
 
     /// Whether a node was heard of lately.
     pub fn is_alive(&self, node: NodeId) -> bool {
-        let heard = || self.transport().last_heard(node);
-        node == self.id() || heard().is_some_and(|at| at.elapsed() < self.config().alive_timeout)
+        self.context.is_alive(node)
     }
 
     /// Who leads a group, as far as this node knows.
@@ -192,21 +193,27 @@ impl Node {
         let newest = led.filter(|(_, led)| led.partition == id).max_by_key(|(node, led)| (led.term, *node));
         let here = self.replica_of(id.into());
         let view = here.as_ref().map(Replica::view);
-        let term = view.as_ref().map(|view| view.term).max(newest.map(|(_, led)| led.term)).unwrap_or_default();
-        // A leader of an older term than the newest heard of leads no more.
-        let newest = newest.filter(|(node, led)| led.term == term && self.is_alive(*node));
+        let here_term = view.as_ref().map(|view| view.term);
+        let term = here_term.max(newest.map(|(_, led)| led.term)).unwrap_or_default();
+        // Who led in an older term than the newest heard of leads no more.
+        let reported = newest.filter(|(_, led)| led.term == term).map(|(node, _)| node);
+        let followed = view.as_ref().filter(|view| view.term == term).and_then(|view| view.leader);
+        let leader = reported.or(followed).filter(|leader| self.is_alive(*leader));
+        let newest = newest.filter(|(node, _)| Some(*node) == leader).map(|(_, led)| led);
         let here_committed = view.as_ref().and_then(|view| view.committed).map(|at| at.offset);
-        let led_applied = newest.and_then(|(_, led)| led.applied);
         let here_bytes = here.as_ref().map(|replica| replica.inner.group.log().bytes());
         PartitionStatus {
             id,
-            leader: newest.map(|(node, _)| node),
-            replicas: newest.map(|(_, led)| led.caught_up.clone()).unwrap_or_default(),
-            learners: newest.map(|(_, led)| led.learners.clone()).unwrap_or_default(),
+            leader,
+            replicas: newest.map(|led| led.caught_up.clone()).unwrap_or_default(),
+            learners: newest.map(|led| led.learners.clone()).unwrap_or_default(),
             term,
-            commit_offset: here_committed.max(newest.and_then(|(_, led)| led.committed)),
-            applied_offset: view.as_ref().map_or(led_applied, |view| view.applied.map(|at| at.offset)),
-            log_bytes: here_bytes.or(newest.map(|(_, led)| led.log_bytes)).unwrap_or(0),
+            commit_offset: here_committed.max(newest.and_then(|led| led.committed)),
+            applied_offset: match view {
+                Some(view) => view.applied.map(|at| at.offset),
+                None => newest.and_then(|led| led.applied),
+            },
+            log_bytes: here_bytes.or(newest.map(|led| led.log_bytes)).unwrap_or(0),
         }
     }
 
@@ -214,6 +221,8 @@ impl Node {
         let Ok(ask) = raft::decode::<Ask>(&request.header) else { return };
         let answer = match ask.command(self.cluster) {
             None => Answer::Refused,
+            // The first node is still writing down what its cluster is: whoever asks now may ask again.
+            Some(_) if self.state().cluster.is_none() => Answer::NotNow,
             Some(command) => {
                 let deadline = Instant::now() + JOIN_TIMEOUT;
                 match self.append(GroupId::METADATA, machine::encode_command(&command), deadline).await {

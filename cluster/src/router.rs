@@ -76,7 +76,7 @@ enum Attempt<T> {
     Done(T),
     /// Nothing happened; someone else may lead.
     Elsewhere(Option<NodeId>),
-    /// Try again after a moment.
+    /// It may have taken effect; try again after a moment.
     Again,
 }
 
@@ -105,12 +105,12 @@ impl Backoff {
 impl Node {
     /// Appends at the group's leader, wherever it is.
     pub async fn append(&self, group: GroupId, payload: Bytes, deadline: Instant) -> Result<Appended, AppendError> {
-        if payload.len() > self.config().payload_bytes_max {
+        if payload.len() > self.context.payload_bytes_max() {
             return Err(AppendError::TooLarge);
         }
         let mut backoff = Backoff::new(deadline);
         let mut hint = None;
-        let mut has_reached_leader = false;
+        let mut may_have_arrived = false;
         loop {
             let attempt = match hint.take().or_else(|| self.leader_of(group)) {
                 Some(leader) if leader == self.id() => self.append_as_leader(group, payload.clone(), deadline).await?,
@@ -120,10 +120,10 @@ impl Node {
             match attempt {
                 Attempt::Done(appended) => return Ok(appended),
                 Attempt::Elsewhere(leader) => hint = leader.filter(|leader| Some(*leader) != self.leader_of(group)),
-                Attempt::Again => has_reached_leader = true,
+                Attempt::Again => may_have_arrived = true,
             }
             if !backoff.wait(self).await {
-                return Err(if has_reached_leader { AppendError::Deadline } else { AppendError::Unavailable });
+                return Err(if may_have_arrived { AppendError::Deadline } else { AppendError::Unavailable });
             }
         }
     }
@@ -155,7 +155,7 @@ impl Node {
             Err(TransportError::TooLarge { .. }) => return Err(AppendError::TooLarge),
             Err(error) => {
                 tracing::debug!(%group, %leader, %error, "an append did not get through");
-                return Ok(Attempt::Again);
+                return Ok(if error.may_have_arrived() { Attempt::Again } else { Attempt::Elsewhere(None) });
             }
         };
         match answer {

@@ -89,8 +89,9 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// What the product gives a node of the cluster.
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
-    /// Opens the state machine of a partition that this node (now) holds a replica of.
-    async fn open(&self, partition: PartitionId) -> io::Result<std::sync::Arc<dyn StateMachine>>;
+    /// Opens the state machine of a partition that this node (now) holds a replica of. `settings` are the product's, as
+    /// given to the cluster's first node.
+    async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<std::sync::Arc<dyn StateMachine>>;
 
     /// Answers a request that another node (or this one) addressed to a partition's replica here, see
     /// [`crate::Cluster::call`]. Errors travel inside the answer's bytes.

@@ -7,13 +7,14 @@
 //! Dying is always safe: what it held is folded again from `consumed` by the next one. It ends itself whenever the log's
 //! answer is not the one it needs (lost leadership, a checkpoint of unknown outcome, a skipped checkpoint).
 
+use super::Settings;
 use super::messages::{AggregatorMessage, Generation, OpenWindows, READS_WAITING_MAX, Read, Selection};
 use super::progress::Progress;
 use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
 use super::window_table::WindowTable;
-use super::{Metrics, Settings};
 use crate::format::{Checkpoint, ENTRY_BYTES_MAX, Entry, Quarantined};
+use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
 use cluster::environment::Environment;
 use cluster::{Committed, Offset, Payload, Term};
@@ -21,6 +22,10 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::time::Instant;
+
+/// How many times as many bytes as its batch an entry's deltas take at most: an event alone in its hour takes nineteen bytes
+/// and its app id in a batch, and less than twice that as a delta.
+const DELTA_RATIO: usize = 2;
 
 /// What an aggregator is made of.
 pub struct Aggregator;
@@ -40,7 +45,7 @@ pub struct Arguments {
     /// Doors.
     pub environment: Environment,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: AggregateMetrics,
 }
 
 /// An aggregator's state.
@@ -53,6 +58,8 @@ pub struct State {
     watermark: Watermark,
     filling: WindowTable,
     under_way: Option<UnderWay>,
+    /// The next entry waits for the answer to the checkpoint under way.
+    waits_for_room: bool,
     reads: Vec<Read>,
     last_checkpoint: Instant,
     last_event: Instant,
@@ -86,6 +93,7 @@ impl Actor for Aggregator {
             watermark: Watermark::new(watermark_ms, arguments.settings.lateness_ms),
             filling: WindowTable::default(),
             under_way: None,
+            waits_for_room: false,
             reads: Vec::new(),
             last_checkpoint: now,
             last_event: now,
@@ -130,9 +138,10 @@ impl State {
     /// Folds what has been applied behind `folded`, one bite at a time so that reads get their turn in between.
     async fn pull(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
         self.arguments.progress.return_wake_credit();
-        if self.is_full() {
+        if self.waits_for_room && self.under_way.is_some() {
             return Ok(()); // The answer to the checkpoint under way wakes it.
         }
+        self.waits_for_room = false;
         let from = self.folded.map_or(Offset(0), Offset::next);
         let entries = self.arguments.partition.tail(from, self.arguments.settings.pull_bytes).await?;
         let Some(last) = entries.last() else { return Ok(()) };
@@ -140,45 +149,59 @@ impl State {
         for entry in entries {
             let offset = entry.position.offset;
             assert_eq!(offset, self.folded.map_or(Offset(0), Offset::next), "the tail has no holes");
-            self.fold(entry);
-            self.folded = Some(offset);
-            // Looked at after each entry, so that a checkpoint holds at most one entry's deltas over the threshold.
-            if self.filling.bytes() >= self.arguments.settings.checkpoint_bytes {
+            // A large entry is folded into an empty table, so that its deltas fit into a checkpoint of their own.
+            if !self.has_room_for(&entry) {
                 self.checkpoint(myself)?;
-                if self.is_full() {
+                if !self.has_room_for(&entry) {
+                    self.waits_for_room = true;
                     break;
                 }
+            }
+            self.fold(entry)?;
+            self.folded = Some(offset);
+            if self.filling.bytes() >= self.arguments.settings.checkpoint_bytes {
+                self.checkpoint(myself)?;
             }
         }
         self.arguments.progress.folded(self.folded);
         self.answer_reads();
-        if more && !self.is_full() {
+        if more && !self.waits_for_room {
             myself.cast(AggregatorMessage::Wake)?;
         }
         Ok(())
     }
 
     /// Folds one entry. An entry that cannot be decoded, or that killed aggregators before, is set aside.
-    fn fold(&mut self, entry: Committed) {
+    fn fold(&mut self, entry: Committed) -> Result<(), ActorProcessingErr> {
         let offset = entry.position.offset;
-        let Payload::Data(payload) = entry.payload else { return };
+        let Payload::Data(payload) = entry.payload else { return Ok(()) };
         let events = match Entry::decode(&payload) {
             Ok(Entry::Events(events)) => events,
-            Ok(Entry::Checkpoint(_)) => return,
-            Err(error) => return self.quarantine(offset, 0, &error.to_string(), payload),
+            Ok(Entry::Checkpoint(_)) => return Ok(()),
+            Err(error) => {
+                self.quarantine(offset, 0, &error.to_string(), payload);
+                return Ok(());
+            }
         };
         let count = events.events();
         self.last_event = Instant::now();
         if self.arguments.poisoned.contains(&offset) {
-            return self.quarantine(offset, count, "folding it ended the aggregator again and again", payload);
+            self.quarantine(offset, count, "folding it ended the aggregator again and again", payload);
+            return Ok(());
         }
         self.arguments.progress.folding(offset);
-        let acceptance = self.arguments.partition.acceptance(offset);
+        let Some(acceptance) = self.arguments.partition.acceptance(offset) else {
+            self.arguments.progress.not_folding();
+            return Err("a checkpoint of another aggregator was applied".into());
+        };
+        let counted_before = self.filling.tally().counted;
         let folded = self.filling.fold(&events, &acceptance, &mut self.watermark, &self.arguments.settings.sketch);
+        self.arguments.metrics.folded.inc_by(self.filling.tally().counted - counted_before);
         self.arguments.progress.not_folding();
         if let Err(error) = folded {
             self.quarantine(offset, count, &error.to_string(), payload);
         }
+        Ok(())
     }
 
     fn quarantine(&mut self, offset: Offset, events: u64, reason: &str, payload: Bytes) {
@@ -186,9 +209,13 @@ impl State {
         self.filling.quarantine(Quarantined { offset: offset.0, events, reason: reason.to_owned(), payload });
     }
 
-    /// Whether nothing may be pulled before the checkpoint under way is answered.
-    fn is_full(&self) -> bool {
-        self.under_way.is_some() && self.filling.bytes() >= self.arguments.settings.checkpoint_bytes
+    /// Whether the table may take the entry's deltas too: they take less than [`DELTA_RATIO`] times its bytes, and a table
+    /// must fit into one checkpoint. A table that is full by its own measure takes nothing before it is checkpointed.
+    fn has_room_for(&self, entry: &Committed) -> bool {
+        let Payload::Data(payload) = &entry.payload else { return true };
+        let bytes = self.filling.bytes();
+        let is_full = bytes >= self.arguments.settings.checkpoint_bytes;
+        self.filling.is_empty() || (!is_full && bytes + DELTA_RATIO * payload.len() <= ENTRY_BYTES_MAX)
     }
 
     fn tick(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
@@ -222,7 +249,7 @@ impl State {
         })
         .encode();
         assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
-        self.arguments.metrics.checkpoint_proposed(entry.len());
+        self.arguments.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
         self.under_way = Some(UnderWay { base: self.base, through, table });
         self.base = Some(through);
         self.last_checkpoint = Instant::now();
@@ -238,9 +265,15 @@ impl State {
 
     fn checkpoint_done(&mut self, answer: Result<Checkpointed, ProposeError>) -> Result<(), ActorProcessingErr> {
         let under_way = self.under_way.take().ok_or("an answer without a checkpoint under way")?;
+        let metrics = &self.arguments.metrics;
+        if answer != Ok(Checkpointed::Applied) {
+            metrics.checkpoints_failed.inc();
+        }
         match answer? {
             Checkpointed::Applied => {
-                self.arguments.metrics.checkpoint_applied(under_way.table.tally().counted);
+                metrics.checkpoints.inc();
+                metrics.quarantined.inc_by(under_way.table.quarantined().len() as u64);
+                metrics.late.inc_by(under_way.table.deltas().map(|(_, _, delta)| delta.late()).sum());
                 Ok(())
             }
             Checkpointed::Skipped => Err("another checkpoint was applied first".into()),

@@ -28,6 +28,7 @@ pub use seams::{Acceptance, Checkpointed, Consumed, Partition, ProposeError};
 pub use watermark::Watermark;
 
 use crate::domain::SketchConfig;
+use crate::metrics::AggregateMetrics;
 use cluster::environment::Environment;
 use cluster::{Offset, PartitionId, Term};
 use messages::{AggregatorMessage, NodeMessage, Read};
@@ -35,7 +36,6 @@ use node_supervisor::{NodeArguments, NodeSupervisor};
 use progress::Progress;
 use ractor::{Actor, ActorRef};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -85,61 +85,6 @@ impl Settings {
     }
 }
 
-/// Counters of a node's aggregation.
-#[derive(Debug, Clone, Default)]
-pub struct Metrics(Arc<Counters>);
-
-#[derive(Debug, Default)]
-struct Counters {
-    checkpoints_proposed: AtomicU64,
-    checkpoint_bytes: AtomicU64,
-    checkpoints_applied: AtomicU64,
-    events_counted: AtomicU64,
-    aggregator_deaths: AtomicU64,
-}
-
-/// The counters' values at one moment.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct MetricsValues {
-    /// Checkpoints proposed.
-    pub checkpoints_proposed: u64,
-    /// Bytes of those.
-    pub checkpoint_bytes: u64,
-    /// Checkpoints that were applied.
-    pub checkpoints_applied: u64,
-    /// Events in those.
-    pub events_counted: u64,
-    /// Aggregators that ended other than by losing leadership.
-    pub aggregator_deaths: u64,
-}
-
-impl Metrics {
-    fn checkpoint_proposed(&self, bytes: usize) {
-        self.0.checkpoints_proposed.fetch_add(1, Relaxed);
-        self.0.checkpoint_bytes.fetch_add(bytes as u64, Relaxed);
-    }
-
-    fn checkpoint_applied(&self, events: u64) {
-        self.0.checkpoints_applied.fetch_add(1, Relaxed);
-        self.0.events_counted.fetch_add(events, Relaxed);
-    }
-
-    fn aggregator_died(&self) {
-        self.0.aggregator_deaths.fetch_add(1, Relaxed);
-    }
-
-    /// The values now.
-    pub fn values(&self) -> MetricsValues {
-        MetricsValues {
-            checkpoints_proposed: self.0.checkpoints_proposed.load(Relaxed),
-            checkpoint_bytes: self.0.checkpoint_bytes.load(Relaxed),
-            checkpoints_applied: self.0.checkpoints_applied.load(Relaxed),
-            events_counted: self.0.events_counted.load(Relaxed),
-            aggregator_deaths: self.0.aggregator_deaths.load(Relaxed),
-        }
-    }
-}
-
 /// Where reads find the aggregators that run on this node.
 #[derive(Clone, Default)]
 pub(crate) struct Directory(Arc<Mutex<BTreeMap<PartitionId, Running>>>);
@@ -176,7 +121,6 @@ pub type FindPartition = Arc<dyn Fn(PartitionId) -> Option<Arc<dyn Partition>> +
 pub struct Aggregation {
     supervisor: ActorRef<NodeMessage>,
     directory: Directory,
-    metrics: Metrics,
 }
 
 /// Why a read of open windows has no answer. Always worth another try.
@@ -195,16 +139,17 @@ impl Aggregation {
     pub async fn start(
         environment: Environment,
         settings: Settings,
+        metrics: AggregateMetrics,
         partitions: FindPartition,
         mut leaderships: watch::Receiver<BTreeMap<PartitionId, Term>>,
     ) -> Result<Aggregation, ractor::SpawnErr> {
-        let (directory, metrics) = (Directory::default(), Metrics::default());
+        let directory = Directory::default();
         let arguments = NodeArguments {
             partitions,
             settings,
             directory: directory.clone(),
             environment: environment.clone(),
-            metrics: metrics.clone(),
+            metrics,
         };
         let (supervisor, _) = Actor::spawn(None, NodeSupervisor, arguments).await?;
         let told = supervisor.clone();
@@ -216,7 +161,7 @@ impl Aggregation {
                 }
             }
         });
-        Ok(Aggregation { supervisor, directory, metrics })
+        Ok(Aggregation { supervisor, directory })
     }
 
     /// What is not in the stored rollups yet, once everything up to `after` has been folded.
@@ -240,11 +185,6 @@ impl Aggregation {
     /// The last offset folded by the partition's aggregator here, if one runs.
     pub fn folded(&self, partition: PartitionId) -> Option<Offset> {
         self.directory.get(partition).and_then(|running| running.progress.last_folded())
-    }
-
-    /// Counters.
-    pub fn metrics(&self) -> &Metrics {
-        &self.metrics
     }
 
     /// Stops all actors, in order of partition, and waits for their end.

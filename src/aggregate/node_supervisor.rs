@@ -2,7 +2,8 @@
 
 use super::messages::{NodeMessage, PartitionMessage};
 use super::partition_supervisor::{PartitionArguments, PartitionSupervisor};
-use super::{Directory, FindPartition, Metrics, Settings};
+use super::{Directory, FindPartition, Settings};
+use crate::metrics::AggregateMetrics;
 use cluster::environment::Environment;
 use cluster::{PartitionId, Term};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -22,7 +23,7 @@ pub struct NodeArguments {
     /// Doors.
     pub environment: Environment,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: AggregateMetrics,
 }
 
 /// Its state.

@@ -7,7 +7,8 @@
 use super::aggregator::{Aggregator, Arguments};
 use super::messages::{AggregatorMessage, PartitionMessage};
 use super::progress::Progress;
-use super::{Directory, Metrics, Partition, Settings};
+use super::{Directory, Partition, Settings};
+use crate::metrics::AggregateMetrics;
 use cluster::environment::Environment;
 use cluster::{Offset, PartitionId, Term};
 use ractor::{Actor, ActorCell, ActorId, ActorProcessingErr, ActorRef, SupervisionEvent};
@@ -38,7 +39,7 @@ pub struct PartitionArguments {
     /// Doors.
     pub environment: Environment,
     /// Counters.
-    pub metrics: Metrics,
+    pub metrics: AggregateMetrics,
 }
 
 /// Its state.
@@ -158,7 +159,7 @@ impl State {
         let Some(running) = self.running.take() else { return };
         let Some(term) = self.term else { return };
         self.arguments.directory.remove(self.arguments.id);
-        self.arguments.metrics.aggregator_died();
+        self.arguments.metrics.restarts.inc();
         let entry = running.progress.take_folding();
         if let Some(offset) = entry
             && (self.deaths.contains_key(&offset) || self.deaths.len() < DEADLY_MAX)

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{Committed, Offset, Term};
 use std::io;
+use std::sync::Arc;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -24,8 +25,8 @@ pub trait Partition: Send + Sync + 'static {
     /// The offset up to which checkpoints have folded the log, with the watermark they reached.
     fn consumed(&self) -> Consumed;
 
-    /// Which parts of the entry at `offset` count. Only for entries behind `consumed`.
-    fn acceptance(&self, offset: Offset) -> Acceptance;
+    /// Which parts of the entry at `offset` count; `None` if it is not (or no longer) between `consumed` and `applied`.
+    fn acceptance(&self, offset: Offset) -> Option<Acceptance>;
 }
 
 /// The point that checkpoints have reached.
@@ -45,7 +46,7 @@ pub enum Acceptance {
     /// None: the entry repeats an earlier one.
     Nothing,
     /// Part `i` counts where `parts[i]`.
-    Some(Vec<bool>),
+    Some(Arc<[bool]>),
 }
 
 impl Acceptance {
@@ -71,9 +72,9 @@ pub enum Checkpointed {
 /// Why a proposal has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// This node no longer leads in the term: the entry was not and will not be appended by it.
-    #[error("this node no longer leads the partition in that term")]
-    NotLeader,
+    /// The entry was not and will not be appended: the disk is full, say.
+    #[error("the checkpoint was not appended: {0}")]
+    NotAppended(String),
     /// Whether the entry was or will be appended is unknown.
     #[error("the outcome of the proposal is unknown: {0}")]
     Unknown(String),

@@ -206,7 +206,7 @@ mod tests {
     fn parts_that_do_not_count_are_only_tallied() {
         let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(0, HOUR));
         let entry = entry(vec![part(&[("a", 5, 1)]), part(&[("b", 9, 2), ("b", 9, 2)])]);
-        fold(&mut table, &entry, &Acceptance::Some(vec![true, false]), &mut watermark).unwrap();
+        fold(&mut table, &entry, &Acceptance::Some([true, false].into()), &mut watermark).unwrap();
         fold(&mut table, &entry, &Acceptance::Nothing, &mut watermark).unwrap();
         assert_eq!(table.tally(), Tally { counted: 1, duplicate: 5, quarantined: 0 });
         assert!(!table.knows(&AppId::new("b").unwrap()));

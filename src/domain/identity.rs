@@ -7,6 +7,7 @@ pub const PRODUCER_ID_BYTES_MAX: usize = 256;
 
 /// A producer's name for itself: 1 to [`PRODUCER_ID_BYTES_MAX`] bytes of UTF-8 without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ProducerId(String);
 
 impl ProducerId {
@@ -67,4 +68,56 @@ pub struct Verdicts {
     pub offset: u64,
     /// Of each part, in order.
     pub parts: Vec<Verdict>,
+}
+
+impl TryFrom<String> for ProducerId {
+    type Error = &'static str;
+    fn try_from(text: String) -> Result<ProducerId, &'static str> {
+        ProducerId::new(&text).ok_or("the producer id is empty, too long or holds a control character")
+    }
+}
+
+impl From<ProducerId> for String {
+    fn from(producer: ProducerId) -> String {
+        producer.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_outside_the_rule_are_refused() {
+        for text in ["", &"x".repeat(257), "a\n", "\u{85}"] {
+            assert_eq!(ProducerId::new(text), None, "{text:?}");
+        }
+        assert!(ProducerId::new(&"x".repeat(256)).is_some());
+    }
+
+    #[test]
+    fn bytes_of_an_impossible_producer_are_refused() {
+        let identity =
+            Identity { producer: ProducerId::new("ab").unwrap(), sequence: Sequence(u64::MAX), body_hash: 7 };
+        let mut bytes = postcard::to_allocvec(&identity).unwrap();
+        assert_eq!(postcard::from_bytes::<Identity>(&bytes), Ok(identity));
+        bytes[1] = b'\n';
+        assert!(postcard::from_bytes::<Identity>(&bytes).is_err());
+    }
+
+    #[test]
+    fn bytes_of_verdicts_never_change() {
+        // The answer of an append: nodes of two versions speak it with each other.
+        let parts = vec![
+            Verdict::Accepted,
+            Verdict::Duplicate { offset: 300 },
+            Verdict::Reused,
+            Verdict::Expired,
+            Verdict::TableFull,
+        ];
+        let verdicts = Verdicts { offset: 300, parts };
+        let bytes = postcard::to_allocvec(&verdicts).unwrap();
+        assert_eq!(bytes, [0xac, 2, 5, 0, 1, 0xac, 2, 2, 3, 4]);
+        assert_eq!(postcard::from_bytes(&bytes), Ok(verdicts));
+    }
 }

@@ -3,6 +3,7 @@
 mod app_id;
 mod identity;
 mod quantile;
+mod ratio;
 mod response_time;
 mod rollup;
 mod sketch;

@@ -1,5 +1,6 @@
 //! Response times as whole nanoseconds, and their exact way back to milliseconds.
 
+use super::ratio;
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds in a millisecond.
@@ -26,13 +27,13 @@ pub fn ms_from_ns(ns: u128) -> f64 {
         // Both operands are exact, so the division rounds once.
         return ns as f64 / NS_PER_MS as f64;
     }
-    let text = format!("{}.{:06}", ns / u128::from(NS_PER_MS), ns % u128::from(NS_PER_MS));
-    text.parse().expect("digits, a point and digits are a number")
+    ratio::nearest(ns, u128::from(NS_PER_MS))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn milliseconds_are_what_the_decimal_text_says() {
@@ -40,6 +41,13 @@ mod tests {
             let (whole, fraction) = text.split_once('.').unwrap();
             let ns: u64 = format!("{whole}{fraction:0<6}").parse().unwrap();
             assert_eq!(ResponseTime(ns).as_ms(), text.parse::<f64>().unwrap(), "{text}");
+        }
+    }
+    proptest! {
+        #[test]
+        fn any_sum_is_what_its_decimal_text_says(ns: u128) {
+            let text = format!("{}.{:06}", ns / u128::from(NS_PER_MS), ns % u128::from(NS_PER_MS));
+            prop_assert_eq!(ms_from_ns(ns), text.parse::<f64>().unwrap());
         }
     }
 }

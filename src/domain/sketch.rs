@@ -15,6 +15,10 @@ pub const RELATIVE_ACCURACY_DEFAULT: f64 = 0.01;
 /// Bins the crate keeps at most. At 1 % the allowed range (1 ns to 1e11 ms) takes 1,957, so none is ever given up.
 const BINS_MAX: u32 = 2048;
 
+/// No key is farther from zero: at the finest accuracy they go from -720 to 1,320. Bounds what bytes from outside can make
+/// a sketch allocate, also after a merge.
+const KEY_MAX: i32 = BINS_MAX as i32;
+
 /// Below this (in ms) a value counts as zero for the crate; the smallest response time above zero is 1e-6 ms.
 const ZERO_BELOW_MS: f64 = 1e-9;
 
@@ -162,13 +166,14 @@ impl Sketch {
         self.zeros + self.counts.iter().sum::<u64>()
     }
 
-    /// A sketch of these bins; `None` if the keys do not ascend, a count is zero or the range is wider than any sketch's.
+    /// A sketch of these bins; `None` if the keys do not ascend, a count is zero, or the keys are those of no sketch.
     pub fn from_bins(zeros: u64, bins: &[(i32, u64)]) -> Option<Sketch> {
         let mut sketch = Sketch { zeros, ..Sketch::default() };
         if let (Some((first, _)), Some((last, _))) = (bins.first(), bins.last()) {
             let width = usize::try_from(i64::from(*last) - i64::from(*first)).ok()? + 1;
             let ascends = bins.windows(2).all(|pair| pair[0].0 < pair[1].0);
-            if width > BINS_MAX as usize || !ascends || bins.iter().any(|(_, count)| *count == 0) {
+            let is_within = (-KEY_MAX..=KEY_MAX).contains(first) && (-KEY_MAX..=KEY_MAX).contains(last);
+            if !is_within || width > BINS_MAX as usize || !ascends || bins.iter().any(|(_, count)| *count == 0) {
                 return None;
             }
             sketch.first_key = *first;
@@ -269,6 +274,23 @@ mod tests {
                 assert_eq!(config.key(config.value(key)), key);
             }
         }
+    }
+
+    #[test]
+    fn bins_of_no_sketch_are_refused() {
+        for keys in [&[i32::MIN][..], &[i32::MAX], &[-KEY_MAX - 1], &[KEY_MAX + 1], &[-KEY_MAX, 0], &[2, 1], &[1, 1]] {
+            let bins: Vec<(i32, u64)> = keys.iter().map(|key| (*key, 1)).collect();
+            assert_eq!(Sketch::from_bins(0, &bins), None, "{keys:?}");
+        }
+        assert_eq!(Sketch::from_bins(0, &[(1, 0)]), None);
+    }
+
+    #[test]
+    fn sketches_from_outside_merge_in_bounded_memory() {
+        let [mut low, high] = [-KEY_MAX, KEY_MAX].map(|key| Sketch::from_bins(0, &[(key, 65)]).unwrap());
+        low.merge(&high);
+        assert_eq!(low.bins().collect::<Vec<_>>(), [(-KEY_MAX, 65), (KEY_MAX, 65)]);
+        assert!(low.memory_bytes() < 100_000, "{}", low.memory_bytes());
     }
 
     proptest! {

@@ -10,7 +10,8 @@
 //! | times | per event | ms since the epoch, difference to the one before (first: to 0), zigzag varint; app by app |
 //! | values | per event | response time in units of the scale, varint; app by app |
 //!
-//! Within an app, events stand in the order they were added; an app may stand in the directory once only.
+//! Within an app, events stand in the order they were added. The builder puts each app into the directory once; a reader
+//! does not rely on it and hands the groups over one by one.
 
 use super::codec::{self, Error, Reader, put_bytes, put_varint, unzigzag, zigzag};
 use crate::domain::{AppId, EventTime, ResponseTime};
@@ -23,7 +24,7 @@ const VERSION: u8 = 1;
 
 /// Largest batch in bytes. The usual body of 16 MiB makes less than 3 MiB for all partitions together; only a body of
 /// many long app ids of one partition goes beyond, and is refused as too large.
-pub const BATCH_BYTES_MAX: usize = 5 << 20;
+pub const BATCH_BYTES_MAX: usize = 4 << 20;
 
 /// Units that values may be scaled by: 1 ns to 1 ms.
 const SCALES: [u64; 7] = [1, 10, 100, 1000, 10_000, 100_000, 1_000_000];
@@ -80,7 +81,7 @@ impl BatchBuilder {
         let mut starts = Vec::with_capacity(self.apps.len());
         let mut start = 0;
         for app in &self.apps {
-            put_bytes(&mut out, self.names[app.name.start as usize..app.name.end as usize].as_bytes());
+            put_bytes(&mut out, &self.names.as_bytes()[app.name.start as usize..app.name.end as usize]);
             put_varint(&mut out, u128::from(app.events));
             starts.push(start);
             start += app.events as usize;
@@ -105,7 +106,7 @@ impl BatchBuilder {
     }
 
     fn group_of(&mut self, app_id: &str) -> u32 {
-        let hash = xxh3_64(app_id.as_bytes());
+        let hash = index_hash(app_id);
         let found = self.index.find(hash, |group| self.name(*group) == app_id).copied();
         found.unwrap_or_else(|| {
             let group = u32::try_from(self.apps.len()).expect("fewer apps than u32::MAX");
@@ -136,6 +137,15 @@ impl BatchBuilder {
         self.events.clear();
         self.last = None;
     }
+}
+
+/// The hash of an app id for the index.
+///
+/// Not the plain one: its low bits are the slot, and the apps of one builder are those of one partition's slots. A table
+/// that places by the low bits would crowd them into a few places (measured with a sixth of the slots and 1,000 apps: 49 ns
+/// a look-up, 8 ns with the halves swapped).
+fn index_hash(app_id: &str) -> u64 {
+    xxh3_64(app_id.as_bytes()).rotate_left(32)
 }
 
 /// The largest scale that divides all values.

@@ -205,7 +205,42 @@ mod tests {
         assert!(Checkpoint::decode(&unordered.encode()).is_err());
     }
 
+    fn deltas() -> impl Strategy<Value = Vec<(AppId, Hour, Rollup)>> {
+        let values = prop::collection::vec(0u64..1 << 56, 0..90);
+        prop::collection::btree_map(("[a-c]{1,3}", any::<u32>()), values, 0..12).prop_map(|deltas| {
+            let delta = |((app, hour), values): ((String, u32), Vec<u64>)| {
+                (AppId::new(&app).unwrap(), Hour(hour), rollup_of(&values))
+            };
+            deltas.into_iter().map(delta).collect()
+        })
+    }
+
     proptest! {
+        #[test]
+        fn checkpoints_round_trip(
+            base: Option<u32>,
+            numbers: [u64; 5],
+            deltas in deltas(),
+            quarantined in prop::collection::vec((any::<u64>(), any::<u64>(), ".{0,20}", any::<Vec<u8>>()), 0..3),
+        ) {
+            let [through, watermark_ms, counted, duplicate, quarantined_events] = numbers;
+            let set_aside = |(offset, events, reason, payload): (u64, u64, String, Vec<u8>)| {
+                Quarantined { offset, events, reason, payload: payload.into() }
+            };
+            let checkpoint = Checkpoint {
+                base: base.map(u64::from),
+                through,
+                watermark_ms,
+                tally: Tally { counted, duplicate, quarantined: quarantined_events },
+                deltas,
+                quarantined: quarantined.into_iter().map(set_aside).collect(),
+            };
+            let bytes = checkpoint.encode();
+            let decoded = Checkpoint::decode(&bytes);
+            prop_assert_eq!(decoded.as_ref(), Ok(&checkpoint));
+            prop_assert_eq!(decoded.unwrap().encode(), bytes);
+        }
+
         #[test]
         fn any_bytes_behind_a_good_checksum_are_read_without_panic(bytes: Vec<u8>) {
             let mut sealed = codec::begin(VERSION);

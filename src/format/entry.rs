@@ -216,7 +216,53 @@ mod tests {
         }
     }
 
+    #[test]
+    fn batches_are_slices_of_the_entry() {
+        let bytes = entry().encode();
+        let Ok(Entry::Events(decoded)) = Entry::decode(&bytes) else { panic!("the entry is good") };
+        let inside = bytes.as_ptr_range();
+        for part in decoded.parts.iter().filter(|part| part.events > 0) {
+            assert!(inside.contains(&part.batch.as_ptr()), "copied");
+        }
+    }
+
+    #[test]
+    fn a_damaged_batch_is_left_to_those_who_read_it() {
+        let good = entry();
+        let mut bytes = good.encode().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let Ok(Entry::Events(decoded)) = Entry::decode(&bytes.into()) else { panic!("the header is good") };
+        assert_eq!(decoded.parts[..2], good.parts[..2]);
+        assert!(crate::format::Batch::decode(&decoded.parts[2].batch).is_err());
+    }
+
+    #[test]
+    fn more_parts_than_allowed_are_refused() {
+        let parts = |count| EventsEntry { edge: 1, edge_sequence: 1, stamp_ms: 1, parts: vec![part(None, 0); count] };
+        assert_eq!(Entry::decode(&parts(PARTS_MAX).encode()), Ok(Entry::Events(parts(PARTS_MAX))));
+        assert!(Entry::decode(&parts(PARTS_MAX + 1).encode()).is_err());
+    }
+
     proptest! {
+        #[test]
+        fn entries_round_trip(
+            edge: u128,
+            edge_sequence: u64,
+            stamp_ms: u64,
+            parts in prop::collection::vec((prop::option::of(("[^\\p{Cc}]{1,20}", any::<u64>(), any::<u64>())), 0u32..5), 0..6),
+        ) {
+            let part = |(identity, events): (Option<(String, u64, u64)>, u32)| Part {
+                identity: identity.map(|(producer, sequence, body_hash)| Identity {
+                    producer: ProducerId::new(&producer).unwrap(),
+                    sequence: Sequence(sequence),
+                    body_hash,
+                }),
+                ..part(None, events)
+            };
+            let entry = EventsEntry { edge, edge_sequence, stamp_ms, parts: parts.into_iter().map(part).collect() };
+            prop_assert_eq!(Entry::decode(&entry.encode()), Ok(Entry::Events(entry)));
+        }
+
         #[test]
         fn any_bytes_are_read_without_panic(kind in 0u8..3, bytes: Vec<u8>) {
             let mut sealed = codec::begin(VERSION);

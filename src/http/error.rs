@@ -27,23 +27,24 @@ pub struct Problem {
     #[schema(minimum = 400, maximum = 599, example = 400)]
     pub status: u16,
     /// What is wrong in this request and what to do about it.
-    #[schema(example = "parameter q: 1.5 is not between 0 and 1")]
-    pub detail: String,
+    #[schema(value_type = String, example = "parameter q: 1.5 is not between 0 and 1")]
+    pub detail: Box<str>,
     /// The stable word for this problem, snake_case.
     #[schema(value_type = String, example = "bad_parameter")]
     pub code: Cow<'static, str>,
     /// The parameter at fault, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, nullable = false)]
-    pub parameter: Option<Cow<'static, str>>,
-    /// Sent as `Retry-After` in whole seconds, rounded up.
+    pub parameter: Option<Box<str>>,
+    /// Sent as `Retry-After`, in seconds.
     #[serde(skip)]
-    pub retry_after: Option<Duration>,
+    pub retry_after: Option<u32>,
 }
 
 impl Problem {
     /// A refusal with `status` (4xx or 5xx), the stable word `code` and a sentence for people.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Problem {
+        let detail: String = detail.into();
         Problem {
             kind: Cow::Borrowed("about:blank"),
             title: Cow::Borrowed(status.canonical_reason().unwrap_or("Error")),
@@ -56,10 +57,9 @@ impl Problem {
     }
 
     /// `400` `bad_parameter`: the parameter `name` (of path, query or header) is at fault.
-    pub fn bad_parameter(name: impl Into<Cow<'static, str>>, why: impl std::fmt::Display) -> Problem {
-        let name = name.into();
+    pub fn bad_parameter(name: &str, why: impl std::fmt::Display) -> Problem {
         let mut problem = Problem::new(StatusCode::BAD_REQUEST, "bad_parameter", format!("parameter {name}: {why}"));
-        problem.parameter = Some(name);
+        problem.parameter = Some(name.into());
         problem
     }
 
@@ -70,7 +70,8 @@ impl Problem {
 
     /// The same refusal with a `Retry-After` header, rounded up to whole seconds.
     pub fn retry_after(mut self, after: Duration) -> Problem {
-        self.retry_after = Some(after);
+        let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        self.retry_after = Some(u32::try_from(seconds).unwrap_or(u32::MAX));
         self
     }
 }
@@ -83,8 +84,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(after) = self.retry_after {
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+        if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use cluster::PartitionId;
 use std::collections::BTreeMap;
 
-/// Refused lines that are listed in an answer; the rest is only counted.
-pub const REJECTIONS_LISTED_MAX: usize = 100;
+/// Refused lines that can be listed in an answer; the rest is only counted. As many as `hourmark send` puts into a body.
+pub const REJECTIONS_LISTED_MAX: usize = 16_384;
 
 /// The events of one request that go to one partition.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -89,11 +89,6 @@ impl Request {
         }
         Ok(Request { partitions, rejections })
     }
-
-    /// How many events there are.
-    pub fn events(&self) -> u64 {
-        self.partitions.values().map(|part| u64::from(part.events)).sum()
-    }
 }
 
 impl PartitionEvents {
@@ -112,6 +107,12 @@ mod tests {
     use super::*;
     use crate::domain::SLOTS;
     use crate::format::Batch;
+
+    impl Request {
+        fn events(&self) -> u64 {
+            self.partitions.values().map(|part| u64::from(part.events)).sum()
+        }
+    }
 
     fn line(app_id: &str, time: u64, response_time: u64) -> String {
         format!(r#"{{"app_id":"{app_id}","timestamp":{time},"response_time_ms":{response_time}}}"#)
@@ -153,12 +154,13 @@ mod tests {
     }
 
     #[test]
-    fn all_rejections_are_counted_and_the_first_hundred_listed() {
-        let body = format!("{}\n{}\n{}", line("a", 0, 1), "x\n".repeat(150), line("a", 0, 1));
+    fn all_rejections_are_counted_and_the_first_ones_listed() {
+        let bad = REJECTIONS_LISTED_MAX + 50;
+        let body = format!("{}\n{}\n{}", line("a", 0, 1), "x\n".repeat(bad), line("a", 0, 1));
         let request = read(&body, Kind::Lines, 4).unwrap();
-        assert_eq!((request.events(), request.rejections.count), (2, 150));
-        let expected: Vec<_> = (2..102).map(|line| (line, Reason::InvalidJson)).collect();
-        assert_eq!(request.rejections.listed, expected);
+        assert_eq!((request.events(), request.rejections.count), (2, bad as u64));
+        let expected: Vec<_> = (0..REJECTIONS_LISTED_MAX as u64).map(|line| (line + 2, Reason::InvalidJson)).collect();
+        assert!(request.rejections.listed == expected);
     }
 
     #[test]

@@ -3,15 +3,14 @@
 use super::cache::Cache;
 use super::leader::merge_apps;
 use super::message::{ANSWER_HOURS_MAX, Answer, HoursQuestion, Question, Request, decode_answer};
-use super::reads::{AppHours, AppSelection, ReadError, StoredAt, StoredReads};
+use super::partitions::Partitions;
+use super::reads::{AppHours, AppSelection, Progress, ReadError, StoredAt, StoredReads};
 use super::request::Consistency;
 use super::serve::{ROWS_PER_TURN, Summary};
 use super::state::Version;
 use crate::domain::{AppId, Hour, Rollup, SketchConfig};
 use crate::format::{StoredRollup, Token};
 use crate::metrics::QueryMetrics;
-use async_trait::async_trait;
-use bytes::Bytes;
 use cluster::{Offset, PartitionId};
 use futures::future::try_join_all;
 use std::collections::BTreeMap;
@@ -20,24 +19,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
-
-/// Where partitions are, and the way to their leaders.
-#[async_trait]
-pub trait Partitions: Send + Sync + 'static {
-    /// All partitions, ascending.
-    fn all(&self) -> Vec<PartitionId>;
-
-    /// The partition that owns a slot.
-    fn of_slot(&self, slot: u16) -> PartitionId;
-
-    /// Asks the leader of `partition`, wherever it is: its node answers with [`super::Leader::serve`].
-    async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, AskError>;
-}
-
-/// No leader answered; asking again is always safe.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct AskError(pub String);
 
 /// The bounds of questions.
 #[derive(Debug, Clone)]
@@ -53,7 +34,7 @@ pub struct Settings {
     pub after_timeout: Duration,
     /// Hours with events that one summary may cover. Default 100,000: eleven years of one app.
     pub summary_hours_max: u64,
-    /// Questions for more than one hour that are worked on at a time; more wait. Default 32: each may hold 4 MiB of rows.
+    /// Questions for more than one hour that are worked on at a time; more wait. Default 32: each may hold 1,000 rows, some 4 MiB.
     pub ranges_max: usize,
     /// Bytes of cached rollups. Default 64 MiB.
     pub cache_bytes_max: usize,
@@ -75,6 +56,9 @@ impl Default for Settings {
 
 /// Pause before a leader that could not answer is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a leader is asked how far it is: whoever looks at a cluster in trouble must not wait for it.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Why there is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -247,6 +231,17 @@ impl Query {
         Ok((page.apps, page.has_more || has_more, located))
     }
 
+    /// How far a partition's events are folded: by this node's replica, else by the leader's if it answers soon.
+    pub async fn progress(&self, partition: PartitionId) -> Option<Progress> {
+        if let Some(progress) = self.inner.stored.progress(partition) {
+            return Some(progress);
+        }
+        match self.ask(partition, Question::Progress, Instant::now() + PROGRESS_TIMEOUT).await {
+            Ok(Answer::Progress(progress)) => Some(progress),
+            _ => None,
+        }
+    }
+
     async fn apps_of(
         &self,
         partition: PartitionId,
@@ -282,15 +277,13 @@ impl Query {
     /// Waits until this node's stored rows hold `offset`.
     async fn wait_for(&self, partition: PartitionId, offset: Option<Offset>) -> Result<(), Error> {
         let Some(offset) = offset else { return Ok(()) };
-        let mut consumed = self.inner.stored.consumed(partition).ok_or(ReadError::NoReplica)?;
         let deadline = Instant::now() + self.inner.settings.after_timeout;
-        let reached = timeout_at(deadline, consumed.wait_for(|consumed| *consumed >= Some(offset))).await;
-        match reached {
-            Ok(Ok(_)) => Ok(()),
-            _ => Err(Error::Unavailable(format!(
-                "this node's replica of partition {partition} does not hold offset {offset} yet; ask again or another node"
-            ))),
+        if self.inner.stored.wait_consumed(partition, offset, deadline).await? {
+            return Ok(());
         }
+        Err(Error::Unavailable(format!(
+            "this node's replica of partition {partition} does not hold offset {offset} yet; ask again or another node"
+        )))
     }
 
     async fn range_permit(&self, deadline: Instant) -> Result<SemaphorePermit<'_>, Error> {
@@ -443,6 +436,7 @@ fn mismatch(answer: &Answer) -> Error {
         Answer::Hours { .. } => "hours",
         Answer::Summary { .. } | Answer::TooManyHours => "a summary",
         Answer::Apps { .. } => "apps",
+        Answer::Progress(_) => "progress",
     };
     Error::Failed(format!("the leader answered another question, with {kind}"))
 }

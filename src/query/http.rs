@@ -276,8 +276,8 @@ fn unreadable_path(rejection: &PathRejection) -> Problem {
 /// Names the parameter: serde puts it in backticks.
 fn unreadable_query(rejection: &QueryRejection) -> Problem {
     let text = rejection.body_text();
-    let name = text.split('`').nth(1).unwrap_or("query").to_owned();
-    Problem::bad_parameter(name, text)
+    let name = text.split('`').nth(1).unwrap_or("query");
+    Problem::bad_parameter(name, &text)
 }
 
 fn refusal(error: &Error, app: &AppId) -> Problem {

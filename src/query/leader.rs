@@ -2,7 +2,9 @@
 //!
 //! What is answered contains every event that was acknowledged before the question came in.
 
-use super::reads::{AppHours, AppSelection, LeaderReads, OpenSelection, OpenWindows, ReadError, StoredAt, StoredReads};
+use super::reads::{
+    AppHours, AppSelection, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredAt, StoredReads,
+};
 use super::state::Version;
 use crate::domain::{AppId, Hour, Rollup, SketchConfig};
 use cluster::PartitionId;
@@ -69,6 +71,11 @@ impl Leader {
     /// How sketches divide values.
     pub fn sketch(&self) -> &SketchConfig {
         &self.sketch
+    }
+
+    /// How far this node has folded a partition's events.
+    pub fn progress(&self, partition: PartitionId) -> Option<Progress> {
+        self.stored.progress(partition)
     }
 
     /// At most `hours_max` hours of an app.

@@ -8,7 +8,7 @@
 //! Rollups travel as the rows they are stored as (`format::rollup`), checksum included; a rollup that the asker holds
 //! already does not travel at all. The frame around a message is checksummed by the transport.
 
-use super::reads::{AppHours, AppSelection, ReadError};
+use super::reads::{AppHours, AppSelection, Progress, ReadError};
 use super::state::Version;
 use crate::domain::{AppId, Hour};
 use bytes::Bytes;
@@ -21,8 +21,9 @@ const VERSION: u8 = 1;
 /// Hours that one answer carries at most.
 pub const ANSWER_HOURS_MAX: usize = 1000;
 
-/// Bytes of rollups after which an answer ends and the rest must be asked for; a frame has room for four times that.
-pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of rollups after which an answer ends and the rest must be asked for: answers share a connection with heartbeats,
+/// which 1 MiB holds up for some 10 ms at 1 Gbit/s.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
 
 /// A question to the leader of a partition.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,6 +52,8 @@ pub enum Question {
     },
     /// Apps by name.
     Apps(AppSelection),
+    /// How far the events are folded.
+    Progress,
 }
 
 /// Which hours of an app, and which of them the asker holds.
@@ -98,6 +101,8 @@ pub enum Answer {
         /// Whether there are further ones behind the last.
         has_more: bool,
     },
+    /// To [`Question::Progress`].
+    Progress(Progress),
 }
 
 /// One hour.
@@ -157,6 +162,7 @@ mod tests {
     use super::super::state::HourState;
     use super::*;
     use crate::format::golden;
+    use cluster::Offset;
     use proptest::prelude::*;
 
     fn app() -> AppId {
@@ -173,6 +179,7 @@ mod tests {
             ("read-hours-v1", Question::Hours(hours)),
             ("read-summary-v1", Question::Summary { app: app(), from: Hour(0), to: Hour(9), hours_max: 1_000 }),
             ("read-apps-v1", Question::Apps(apps)),
+            ("read-progress-v1", Question::Progress),
         ]
         .into_iter()
         .map(|(name, question)| (name, Request { timeout_ms: 9_999, question }))
@@ -188,6 +195,7 @@ mod tests {
             ("answer-summary-v1", Ok(Answer::Summary { is_known: true, hours: 9, row: Bytes::from_static(b"row") })),
             ("answer-too-many-hours-v1", Ok(Answer::TooManyHours)),
             ("answer-apps-v1", Ok(Answer::Apps { apps, has_more: false })),
+            ("answer-progress-v1", Ok(Answer::Progress(Progress { consumed: Some(Offset(7)), lag_events: 12 }))),
             ("answer-not-leader-v1", Err(ReadError::NotLeader)),
             ("answer-unavailable-v1", Err(ReadError::Unavailable("no majority".to_owned()))),
         ]

@@ -21,6 +21,7 @@ mod execute;
 mod http;
 mod leader;
 mod message;
+mod partitions;
 mod reads;
 mod request;
 mod serve;
@@ -31,11 +32,13 @@ mod testing;
 mod tests;
 
 pub use answer::{AppAnswer, AppsAnswer, AsOf, HourAnswer, HoursAnswer, Numbers, QuantileAnswer, SummaryAnswer};
-pub use execute::{AskError, Partitions, Query, Settings};
+pub use execute::{Query, Settings};
 pub use http::room;
 pub use leader::{AppsPage, HourRow, HoursPage, Leader};
+pub use partitions::{AskError, Partitions};
 pub use reads::{
-    AppHours, AppSelection, Generation, LeaderReads, OpenSelection, OpenWindows, ReadError, StoredApps, StoredAt,
-    StoredHours, StoredReads,
+    AppHours, AppSelection, Generation, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredApps,
+    StoredAt, StoredHours, StoredReads,
 };
+pub use serve::not_yet;
 pub use state::{HourState, Version};

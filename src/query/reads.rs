@@ -14,13 +14,13 @@ use cluster::{Offset, PartitionId};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::Instant;
 
 /// Reads this node's replica as it is stored: everything up to `consumed`.
 #[async_trait]
 pub trait StoredReads: Send + Sync + 'static {
-    /// An app's rows in a range of hours, oldest first, at most `hours_max`, all as of one `consumed`.
+    /// An app's rows in a range of hours, oldest first, at most `hours_max`, all as of one `consumed`. It may end earlier,
+    /// with at least one row and `has_more`.
     async fn hours(
         &self,
         partition: PartitionId,
@@ -32,8 +32,12 @@ pub trait StoredReads: Send + Sync + 'static {
     /// Apps in the order of their names, at most `selection.apps_max`, all as of one `consumed`.
     async fn apps(&self, partition: PartitionId, selection: &AppSelection) -> Result<StoredApps, ReadError>;
 
-    /// The offset that is folded into the stored rows, as it moves; nothing where this node holds no replica.
-    fn consumed(&self, partition: PartitionId) -> Option<watch::Receiver<Option<Offset>>>;
+    /// Waits until the stored rows hold everything up to `offset`; `false` if they do not by the deadline.
+    async fn wait_consumed(&self, partition: PartitionId, offset: Offset, deadline: Instant)
+    -> Result<bool, ReadError>;
+
+    /// How far the events of a partition are folded here; nothing where this node holds no replica.
+    fn progress(&self, partition: PartitionId) -> Option<Progress>;
 }
 
 /// Reads what the leader knows beyond the stored rows.
@@ -59,6 +63,15 @@ pub struct StoredAt {
     /// How long ago the replica last knew that it had everything: the time since `consumed` last moved, or since the
     /// replica last saw nothing behind it.
     pub age: Duration,
+}
+
+/// How far a replica has folded its partition's events into stored rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Everything up to and including this offset is in the rows; `None` before the first checkpoint.
+    pub consumed: Option<Offset>,
+    /// Events behind that.
+    pub lag_events: u64,
 }
 
 /// Stored rows of one app.

@@ -218,7 +218,7 @@ mod tests {
     fn named<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
         let problem = result.unwrap_err();
         assert_eq!(problem.code, "bad_parameter");
-        problem.parameter.unwrap().into_owned()
+        problem.parameter.unwrap().into_string()
     }
 
     #[test]

@@ -22,7 +22,7 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 pub const ROWS_PER_TURN: usize = 24;
 
 impl Leader {
-    /// Answers a message of [`super::message`] about a partition that this node leads; refusals are answers too.
+    /// Answers a read request of another node about a partition that this node leads; refusals are answers too.
     pub async fn serve(&self, partition: PartitionId, request: &[u8]) -> Bytes {
         let answer = match Request::decode(request) {
             Ok(request) => {
@@ -44,6 +44,7 @@ impl Leader {
                 let page = self.apps(partition, &selection, deadline).await?;
                 Ok(Answer::Apps { apps: page.apps, has_more: page.has_more })
             }
+            Question::Progress => self.progress(partition).map(Answer::Progress).ok_or(ReadError::NoReplica),
         }
     }
 
@@ -89,6 +90,11 @@ impl Leader {
             }
         }
     }
+}
+
+/// The answer of a node that has not built its rooms yet; the asker tries again.
+pub fn not_yet() -> Bytes {
+    encode_answer(&Err(ReadError::Unavailable("the node is starting".to_owned())))
 }
 
 /// Hours merged into one.

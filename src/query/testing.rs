@@ -51,6 +51,8 @@ pub struct Fake {
     state: Arc<Mutex<State>>,
     consumed: Arc<watch::Sender<Option<Offset>>>,
     partitions: u16,
+    /// Rows that a read of stored rows returns at most, whatever it is asked for.
+    pub stored_rows_max: usize,
     pub metrics: Metrics,
     pub settings: Settings,
 }
@@ -76,6 +78,7 @@ impl Fake {
             state: Arc::new(Mutex::new(state)),
             consumed: Arc::new(watch::channel(None).0),
             partitions,
+            stored_rows_max: usize::MAX,
             metrics: Metrics::new(),
             settings: Settings { lateness: LATENESS, ..Settings::default() },
         }
@@ -100,12 +103,12 @@ impl Fake {
             super::HourState::of(Hour(hour), 0, self.state().watermark_ms, LATENESS) != super::HourState::Open;
         let mut state = self.state();
         let rollup = state.open.entry((app(name), Hour(hour))).or_default();
-        rollup.record(ResponseTime(ns), is_late, &SketchConfig::default());
+        rollup.record(ResponseTime(ns), is_late, &self.settings.sketch);
     }
 
     /// Stores what is open.
     pub fn checkpoint(&self) {
-        self.state().checkpoint();
+        self.state().checkpoint(&self.settings.sketch);
         self.consumed.send_modify(|consumed| *consumed = Some(consumed.map_or(Offset(0), Offset::next)));
     }
 
@@ -167,10 +170,10 @@ impl Fake {
 }
 
 impl State {
-    fn checkpoint(&mut self) {
+    fn checkpoint(&mut self, sketch: &SketchConfig) {
         for (key, delta) in std::mem::take(&mut self.open) {
             let row = self.stored.entry(key).or_default();
-            row.rollup.merge(&delta, &SketchConfig::default());
+            row.rollup.merge(&delta, sketch);
             row.revision += 1;
         }
     }
@@ -194,7 +197,11 @@ impl StoredReads for Fake {
         }
         let state = self.state();
         let mut rows = state.stored.range((app.clone(), hours.start)..(app.clone(), hours.end));
-        let page = rows.by_ref().take(hours_max).map(|((_, hour), row)| (*hour, row.clone())).collect();
+        let page = rows
+            .by_ref()
+            .take(hours_max.min(self.stored_rows_max))
+            .map(|((_, hour), row)| (*hour, row.clone()))
+            .collect();
         let has_more = rows.next().is_some();
         let is_known = state.stored.keys().any(|(other, _)| other == app);
         Ok(StoredHours { at: self.at(state.watermark_ms), rows: page, has_more, is_known })
@@ -206,8 +213,18 @@ impl StoredReads for Fake {
         Ok(StoredApps { at: self.at(state.watermark_ms), apps, has_more })
     }
 
-    fn consumed(&self, _: PartitionId) -> Option<watch::Receiver<Option<Offset>>> {
-        self.state().has_replica.then(|| self.consumed.subscribe())
+    async fn wait_consumed(&self, _: PartitionId, offset: Offset, deadline: Instant) -> Result<bool, ReadError> {
+        if !self.state().has_replica {
+            return Err(ReadError::NoReplica);
+        }
+        let mut consumed = self.consumed.subscribe();
+        let reached = consumed.wait_for(|consumed| *consumed >= Some(offset));
+        Ok(tokio::time::timeout_at(deadline, reached).await.is_ok())
+    }
+
+    fn progress(&self, _: PartitionId) -> Option<Progress> {
+        let lag_events = self.state().open.values().map(Rollup::count).sum();
+        self.state().has_replica.then(|| Progress { consumed: *self.consumed.borrow(), lag_events })
     }
 }
 

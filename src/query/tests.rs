@@ -230,10 +230,10 @@ async fn an_answer_that_would_be_too_large_is_fetched_in_parts() {
 #[tokio::test]
 async fn a_summary_is_the_rollup_of_all_events_in_the_range() {
     let fake = Fake::new(2);
-    let mut all = Rollup::default();
+    let (mut all, sketch) = (Rollup::default(), SketchConfig::default());
     for value in 0..1500u64 {
         fake.record("a", HOUR + u32::try_from(value % 30).unwrap(), value * 977_123);
-        all.record(ResponseTime(value * 977_123), false, &SketchConfig::default());
+        all.record(ResponseTime(value * 977_123), false, &sketch);
         if value == 700 {
             fake.checkpoint();
         }
@@ -241,7 +241,7 @@ async fn a_summary_is_the_rollup_of_all_events_in_the_range() {
     let path = "/v1/apps/a/summary?from=2026-11-22T20&to=2026-12-01&q=0.25";
     let summary = ask(&fake.router(), path).await.json();
     let quantiles = [crate::domain::Quantile::new(0.25).unwrap()];
-    let numbers = Numbers::new(&all, &quantiles, &SketchConfig::default());
+    let numbers = Numbers::new(&all, &quantiles, &sketch);
     let mut expected = serde_json::to_value(numbers).unwrap();
     expected["app_id"] = json!("a");
     expected["from"] = json!("2026-11-22T20:00:00Z");
@@ -420,6 +420,23 @@ async fn every_answer_is_described() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn progress_is_this_nodes_or_else_the_leaders() {
+    let fake = Fake::new(1);
+    fake.record("a", HOUR, MS);
+    fake.checkpoint();
+    fake.record("a", HOUR, MS);
+    let expected = Progress { consumed: Some(cluster::Offset(0)), lag_events: 1 };
+    assert_eq!(fake.query().progress(PartitionId(0)).await, Some(expected));
+    assert!(fake.answers() == 0);
+
+    fake.lose_replica();
+    fake.set_mood(Mood::Says(encode_answer(&Ok(Answer::Progress(expected)))));
+    assert_eq!(fake.query().progress(PartitionId(0)).await, Some(expected));
+    fake.set_mood(Mood::NoLeader);
+    assert_eq!(fake.query().progress(PartitionId(0)).await, None);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -428,8 +445,10 @@ proptest! {
         stored in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
         open in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
         page_hours in 1usize..12,
+        stored_rows_max in 1usize..12,
     ) {
-        let fake = Fake::new(1);
+        let mut fake = Fake::new(1);
+        fake.stored_rows_max = stored_rows_max;
         stored.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
         fake.checkpoint();
         open.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));

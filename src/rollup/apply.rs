@@ -124,7 +124,7 @@ impl Shared {
         inner.consume(&checkpoint).map_err(|what| self.broken(what))?;
         inner.position.checkpoint = Some(position.offset.0);
         inner.push(own);
-        let consumed = inner.position.offset();
+        let consumed = inner.position.reached();
         drop(inner);
         self.consumed.send_replace(consumed);
         Ok(CheckpointAnswer::Applied.encode())

@@ -235,9 +235,9 @@ impl Shared {
         inner.behind_since = None;
         inner.consumed_bytes = inner.applied_bytes;
         inner.durable_bytes = inner.applied_bytes;
-        let (consumed, durable) = (inner.position.offset(), inner.durable.position);
+        let (consumed, durable) = (inner.position.reached(), inner.durable.position);
         drop(inner);
-        tracing::info!(partition = %self.id, offset = ?consumed, "snapshot installed");
+        tracing::info!(partition = %self.id, offset = ?consumed.through, "snapshot installed");
         self.consumed.send_replace(consumed);
         self.durable.send_replace(durable);
     }

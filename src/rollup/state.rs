@@ -17,7 +17,7 @@ use super::error::Error;
 use super::identities::{Identities, Limits};
 use super::keys::{self, Generation};
 use super::load;
-use super::position::{Digest, Position};
+use super::position::{Consumed, Digest, Position};
 use super::recent::Recent;
 use super::rows::RowStore;
 use super::snapshot::Overlay;
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     pub inner: Mutex<Inner>,
     /// Held by a write-out, an installation and the clearing of old generations: one at a time.
     pub writing: Arc<tokio::sync::Mutex<()>>,
-    pub consumed: watch::Sender<Option<Offset>>,
+    pub consumed: watch::Sender<Consumed>,
     pub durable: watch::Sender<Option<LogPosition>>,
 }
 
@@ -73,15 +73,6 @@ pub(super) struct Inner {
     pub applied_bytes: u64,
     pub consumed_bytes: u64,
     pub durable_bytes: u64,
-}
-
-/// How far checkpoints have folded the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Consumed {
-    /// Everything up to and including this offset is in the stored rollups; `None` before the first checkpoint.
-    pub through: Option<Offset>,
-    /// Event time reached, ms since the epoch.
-    pub watermark_ms: u64,
 }
 
 /// Figures of a replica, for status and metrics.
@@ -139,7 +130,7 @@ impl PartitionState {
     ) -> Result<PartitionState, Error> {
         let loaded = load::partition(id, &*rows, limits).inspect_err(|error| damage.report(error))?;
         let durable = loaded.position.durable();
-        let (consumed, durable_position) = (loaded.position.offset(), durable.position);
+        let (consumed, durable_position) = (loaded.position.reached(), durable.position);
         let inner = Inner {
             generation: loaded.generation,
             current: loaded.base.untracked(),
@@ -177,12 +168,11 @@ impl PartitionState {
 
     /// How far checkpoints have folded the log.
     pub fn consumed(&self) -> Consumed {
-        let inner = self.shared.lock();
-        Consumed { through: inner.position.offset(), watermark_ms: inner.position.watermark_ms }
+        self.shared.lock().position.reached()
     }
 
-    /// The newest offset in the stored rollups, as it moves.
-    pub fn watch_consumed(&self) -> watch::Receiver<Option<Offset>> {
+    /// [`PartitionState::consumed`], as it moves.
+    pub fn watch_consumed(&self) -> watch::Receiver<Consumed> {
         self.shared.consumed.subscribe()
     }
 

@@ -85,8 +85,8 @@ class Cluster:
                 status, body = get(url + path, timeout)
                 if 0 < status < 500:
                     return status, body
-            if time.monotonic() > deadline:
-                raise SystemExit(f"no node answers {path}")
+            if time.monotonic() > deadline or all(node.process and node.process.poll() is not None for node in self.nodes):
+                raise SystemExit(f"no node answers {path}; their logs are in {self.directory}")
             time.sleep(0.2)
 
     def is_whole(self, count):
@@ -103,12 +103,17 @@ class Cluster:
             time.sleep(0.2)
 
     def digests_agree(self, seconds=60):
-        """Waits until all replicas have equal digests at equal positions; returns them."""
+        """Waits until all events are stored and all replicas have equal digests; returns them."""
         deadline = time.monotonic() + seconds
+        while any(partition["lag_events"] for partition in self.ask("/v1/cluster")[1]["partitions"]):
+            if time.monotonic() > deadline:
+                raise SystemExit("events stay out of the stored rollups")
+            time.sleep(0.2)
         while True:
             digests = [get(url + "/v1/digest") for url in self.urls]
-            if all(status == 200 for status, _ in digests) and all(d == digests[0] for d in digests):
-                return digests[0][1]
+            partitions = [body["partitions"] for status, body in digests if status == 200]
+            if len(partitions) == len(digests) and all(p == partitions[0] for p in partitions):
+                return partitions[0]
             if time.monotonic() > deadline:
                 raise SystemExit(f"replicas differ: {digests}")
             time.sleep(0.5)

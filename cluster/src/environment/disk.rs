@@ -24,13 +24,14 @@ pub trait Disk: Send + Sync + 'static {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes created, renamed and removed names of a directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
-    /// Bytes used and bytes free of the file system, for status.
+    /// Bytes that this node's files take, for status.
     fn usage(&self) -> io::Result<DiskUsage>;
     /// Takes the exclusive use of the directory for as long as the process lives; `WouldBlock` if another process has it.
     fn lock(&self) -> io::Result<()>;
 }
 
 /// An open file.
+#[allow(clippy::len_without_is_empty, reason = "asking for the length may fail")]
 pub trait File: Send + Sync + 'static {
     /// Current length in bytes.
     fn len(&self) -> io::Result<u64>;
@@ -40,11 +41,12 @@ pub trait File: Send + Sync + 'static {
     fn write_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()>;
     /// Cuts or extends (with zeros) to `length`.
     fn set_len(&self, length: u64) -> io::Result<()>;
-    /// Makes all that was written durable (data, and the length if it changed).
+    /// Makes all that was written durable (data, and the length if it changed). After an error, what was written may be
+    /// gone although it can still be read: never try again.
     fn sync(&self) -> io::Result<()>;
 }
 
-/// Bytes of the file system that holds the data directory.
+/// How much of the disk a node takes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DiskUsage {
     /// Bytes in this node's files.
@@ -148,7 +150,7 @@ impl File for std::fs::File {
         std::os::unix::fs::FileExt::read_exact_at(self, buffer, position)
     }
 
-    fn write_at(&self, mut slices: &mut [IoSlice<'_>], mut position: u64) -> io::Result<()> {
+    fn write_at(&self, mut slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
         use std::io::{Seek, Write};
         let mut file = self;
         file.seek(io::SeekFrom::Start(position))?;

@@ -18,6 +18,7 @@ pub trait Entropy: Send + Sync + 'static {
 pub struct SystemEntropy;
 
 impl Entropy for SystemEntropy {
+    #[allow(clippy::disallowed_methods, reason = "this is the door to the system's entropy")]
     fn next_u64(&self) -> u64 {
         rand::rng().next_u64()
     }

@@ -1,5 +1,8 @@
 //! The log's settings.
 
+use super::Error;
+use super::record::ALIGNMENT;
+use super::state::Bounds;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,9 +11,13 @@ use std::time::Duration;
 pub struct LogConfig {
     /// Where the segments lie, relative to the data directory.
     pub directory: PathBuf,
-    /// Size of a segment file. A quarter of it bounds a record. Default 64 MiB: large enough that a new one is begun at
+    /// Size of a segment file, a multiple of 8 from 4096 on. A quarter of it bounds a record, and the state of all groups
+    /// (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at
     /// most a few times a second, small enough to zero-fill ahead of need in a tenth of one.
     pub segment_bytes: u64,
+    /// Segments that are no longer needed are kept as spares up to this many, at least 1. Default 4: what is purged at once
+    /// need not be zero-filled again, and an idle node holds at most 256 MiB more than it needs.
+    pub spares_max: usize,
     /// Payloads kept in memory for reading, all groups together. Default 32 MiB: what replication and the aggregator read
     /// is almost always what was just written.
     pub cache_bytes_max: usize,
@@ -27,10 +34,32 @@ impl Default for LogConfig {
         LogConfig {
             directory: PathBuf::from("log"),
             segment_bytes: 64 << 20,
+            spares_max: 4,
             cache_bytes_max: 32 << 20,
             queue_bytes_max: 32 << 20,
             mark_after: Duration::from_millis(20),
             retry_after: Duration::from_millis(500),
         }
+    }
+}
+
+/// The smallest segment: room for the state of a few groups and for a reserve.
+const SEGMENT_BYTES_MIN: u64 = 4096;
+/// The largest segment: it is read into memory as a whole when the log opens.
+const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+
+impl LogConfig {
+    /// The bounds that these settings mean, if they are sound.
+    pub(super) fn check(&self) -> Result<Bounds, Error> {
+        let is_within = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes);
+        if !is_within || !self.segment_bytes.is_multiple_of(ALIGNMENT as u64) {
+            return Err(Error::Setting { name: "segment_bytes", bounds: "a multiple of 8 from 4096 to 1073741824" });
+        }
+        Ok(Bounds {
+            segment_bytes: self.segment_bytes,
+            spares_max: self.spares_max.max(1),
+            cache_bytes_max: self.cache_bytes_max,
+            queue_bytes_max: self.queue_bytes_max,
+        })
     }
 }

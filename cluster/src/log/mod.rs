@@ -1,7 +1,40 @@
 //! This node's write-ahead log: one for all Raft groups, so that one fsync commits whatever all of them have waiting.
+//!
+//! ```text
+//!   group 0 ─┐  append, vote,    ┌── segment 7 ──┐┌── segment 8 ──┐┌─ segment 9 ─┐
+//!   group 1 ─┼─ truncate, purge ▶│ states·records ││ states·rec▸   ││   (spare)   │
+//!   group 2 ─┘   one order       └────────────────┘└───────────────┘└─────────────┘
+//!                                   one write + one fsync for all that waits
+//! ```
+//!
+//! **Promises.**
+//! - The order of the log is the order of the calls; a vote is never reordered with an append of any group.
+//! - What was called done survives a power cut; what was not may or may not be there, but never something behind it
+//!   without it, and never anything that was not written.
+//! - A group's entries have no hole. Appending one is refused; finding one is damage.
+//! - A failed write or fsync is never tried again: every call fails from then on and the node stops.
+//! - A torn tail is cut when the log opens; damage to what had been synced is refused (recovery.rs says how they differ).
+//!
+//! **Full disk.** The next segment is made before it is needed. When that fails, [`Log::accepts_appends`] turns false
+//! while the current segment was just begun, so that about one segment of room remains for what was already proposed and
+//! for what other leaders replicate to this node. An append that is refused with `StorageFull` is fatal for its group:
+//! so a leader asks [`Log::accepts_appends`] before it *proposes*, and a follower asks [`Log::space`] and refuses entries
+//! before it hands them to Raft when that is [`Space::Full`]. Votes, truncations and purges have a reserve of their own
+//! (and wait for space if even that is used up). Purging recycles segments, which ends the shortage without any space.
+//!
+//! **Not here.** When to purge (the product knows what it has stored durably; [`Log::pressure`] says who is in the way),
+//! and what entries mean.
 
 mod config;
 mod error;
+mod index;
+mod purge;
+mod reader;
+mod record;
+mod recovery;
+mod segment;
+mod state;
+mod writer;
 
 pub use config::LogConfig;
 pub use error::Error;
@@ -9,10 +42,18 @@ pub use error::Error;
 use crate::environment::Environment;
 use crate::{GroupId, LogPosition, Offset};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use index::Change;
+use record::Kind;
+use segment::Segment;
+use state::{Bounds, Room, State};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::{Notify, oneshot, watch};
+
+/// A vote takes at most this many bytes.
+pub const VOTE_BYTES_MAX: usize = 256;
 
 /// One entry of a group's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +62,7 @@ pub struct Record {
     pub position: LogPosition,
     /// What the caller calls it; opaque to the log.
     pub kind: u8,
-    /// Its bytes; never copied on the way to the disk.
+    /// Its bytes, at most [`Log::payload_bytes_max`]; never copied on the way to the disk.
     pub payload: Bytes,
 }
 
@@ -46,180 +87,343 @@ pub type Done = Box<dyn FnOnce(io::Result<()>) + Send>;
 pub enum Space {
     /// The next segment is there, or nothing speaks against it.
     Ok,
-    /// The disk is full: the next segment cannot be made. Propose nothing; what a leader replicates still fits for a while.
+    /// The disk is full: the next segment cannot be made. Propose nothing; what a leader replicates still fits.
     Low,
-    /// Even the reserve is used up: [`GroupLog::append`] answers `StorageFull`.
+    /// A record of the largest size may not fit any more: refuse entries before Raft sees them.
     Full,
 }
 
-/// Who keeps the log from shrinking.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What keeps the log from shrinking.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pressure {
-    /// Bytes of all segment files, prepared ones included.
+    /// Bytes of all segment files, the spare included.
     pub bytes: u64,
-    /// The group whose entries pin the oldest segment, and the last of them: purging up to it releases the group's share.
-    pub oldest: Option<(GroupId, LogPosition)>,
+    /// The groups whose entries keep the oldest segment; none if it is also the newest.
+    pub pins: Vec<Pin>,
+}
+
+/// A group that keeps the oldest segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pin {
+    /// Which group.
+    pub group: GroupId,
+    /// Its last entry in the oldest segment: purged up to here, it no longer needs it.
+    pub upto: LogPosition,
 }
 
 /// The log. Cheap to clone.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Mutex<BTreeMap<GroupId, Group>>>,
+    shared: Arc<Shared>,
 }
 
-/// One group's share of the log. Cheap to clone. One caller at a time may write to a group.
+/// One group's share of the log. Cheap to clone. Calls that write are made one after the other, by one caller.
 #[derive(Clone)]
 pub struct GroupLog {
-    log: Log,
+    shared: Arc<Shared>,
     group: GroupId,
 }
 
-#[derive(Default)]
-struct Group {
-    state: GroupState,
-    records: BTreeMap<Offset, Record>,
+/// What the log's handles and tasks share.
+struct Shared {
+    state: Mutex<State>,
+    environment: Environment,
+    config: LogConfig,
+    bounds: Bounds,
+    is_fresh: bool,
+    /// There is work for the writer.
+    work: Notify,
+    /// There may be something to do for the segment files.
+    chores: Notify,
+    /// There may be room for those who wait for it.
+    room: Notify,
+    /// How many of the log's tasks run.
+    running: watch::Sender<usize>,
+}
+
+/// Counts a task as running until it is dropped.
+struct Running(Arc<Shared>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.send_modify(|running| *running -= 1);
+    }
 }
 
 impl Log {
-    /// Opens the log in `config.directory`, creating it if it is empty.
-    pub async fn open(_environment: &Environment, _config: LogConfig) -> Result<Log, Error> {
-        Ok(Log { shared: Arc::default() })
+    /// Opens the log in `config.directory`; an empty or missing directory is a fresh log. Only one may be open at a time.
+    ///
+    /// [`Error::Damaged`] means that this node's history cannot be trusted, [`Error::Io`] that trying again may help.
+    pub async fn open(environment: &Environment, config: LogConfig) -> Result<Log, Error> {
+        let bounds = config.check()?;
+        let salt = environment.entropy.next_u64();
+        let disk = Arc::clone(&environment.disk);
+        let directory = config.directory.clone();
+        let opened = environment.tasks.blocking(move || {
+            let found = recovery::recover(&*disk, &directory, bounds.segment_bytes)?;
+            let is_fresh = found.is_none();
+            let state = match found {
+                Some(found) => {
+                    let ends = (found.position, found.next_lsn);
+                    State::new(found.groups, found.segments, found.spares, ends, bounds)
+                }
+                None => {
+                    let first =
+                        Segment::create(&*disk, &directory, 1, bounds.segment_bytes, salt).map_err(|source| {
+                            Error::Io { action: "create the first log segment in", path: directory, source }
+                        })?;
+                    let segments = BTreeMap::from([(1, Arc::new(first))]);
+                    State::new(BTreeMap::new(), segments, VecDeque::new(), (segment::FIRST_RECORD, 1), bounds)
+                }
+            };
+            Ok((state, is_fresh))
+        });
+        let (state, is_fresh) = opened.await?;
+        let shared = Arc::new(Shared {
+            state: Mutex::new(state),
+            environment: environment.clone(),
+            config,
+            bounds,
+            is_fresh,
+            work: Notify::new(),
+            chores: Notify::new(),
+            room: Notify::new(),
+            running: watch::channel(2).0,
+        });
+        let running = Running(Arc::clone(&shared));
+        environment.tasks.spawn("log writer", async move { writer::run(&running.0).await });
+        let running = Running(Arc::clone(&shared));
+        environment.tasks.spawn("log segments", async move { purge::run(&running.0).await });
+        Ok(Log { shared })
     }
 
     /// A group's share of the log; empty if the log has never heard of it.
     pub fn group(&self, group: GroupId) -> GroupLog {
-        GroupLog { log: self.clone(), group }
+        GroupLog { shared: Arc::clone(&self.shared), group }
     }
 
     /// Every group that has a vote or ever had an entry.
     pub fn groups(&self) -> Vec<GroupId> {
-        self.lock().keys().copied().collect()
+        self.shared.lock().groups.keys().copied().collect()
+    }
+
+    /// Whether there was no log before. A node that has an identity but a fresh log was wiped: it has forgotten its
+    /// votes, and must not go on under the same id.
+    pub fn is_fresh(&self) -> bool {
+        self.shared.is_fresh
     }
 
     /// Whether the disk has room for more.
     pub fn space(&self) -> Space {
-        Space::Ok
+        self.shared.lock().space()
     }
 
-    /// Whether new entries should be proposed at this node: ask *before* proposing, since a refused append is fatal for
-    /// the group.
+    /// Whether new entries should be proposed at this node: asked *before* proposing, see the module.
     pub fn accepts_appends(&self) -> bool {
         self.space() == Space::Ok
     }
 
-    /// The largest payload of one record, in bytes.
+    /// The largest payload of one record, in bytes: a quarter of a segment.
     pub fn payload_bytes_max(&self) -> usize {
-        16 * 1024 * 1024
+        self.shared.bounds.payload_bytes_max()
     }
 
-    /// Bytes of all segment files.
+    /// Bytes of all segment files, the spare included.
     pub fn bytes(&self) -> u64 {
         self.pressure().bytes
     }
 
-    /// Who keeps the log from shrinking.
+    /// What keeps the log from shrinking.
     pub fn pressure(&self) -> Pressure {
-        Pressure { bytes: 0, oldest: None }
+        self.shared.lock().pressure()
     }
 
-    /// Writes and syncs all that waits and marks it as synced. Later calls fail.
-    pub async fn close(&self) {}
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, Group>> {
-        self.shared.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    /// Writes and syncs all that waits and marks it as synced. Every later call fails, but for reads.
+    pub async fn close(&self) {
+        self.shared.lock().is_closing = true;
+        self.shared.work.notify_one();
+        self.shared.chores.notify_one();
+        self.shared.room.notify_waiters();
+        // Fails only if the sender is gone, which this handle keeps alive.
+        let _ = self.shared.running.subscribe().wait_for(|running| *running == 0).await;
     }
 }
 
 impl GroupLog {
-    /// Vote and ends of this group's log.
+    /// Vote and ends of this group's log, as of the last call.
     pub fn state(&self) -> GroupState {
-        self.log.lock().get(&self.group).map(|group| group.state.clone()).unwrap_or_default()
+        let state = self.shared.lock();
+        state.groups.get(&self.group).map(|group| group.state().clone()).unwrap_or_default()
     }
 
-    /// Appends entries, contiguous and behind the last one. When it returns they are readable; `done` is called after
-    /// fsync. Waits only while too many bytes wait for the disk.
+    /// Appends entries, each at the offset after the last (an empty log begins anywhere). When it returns they are
+    /// readable; `done` is called when they are durable.
+    ///
+    /// Waits only while more than `queue_bytes_max` waits for the disk, or for the next segment to be made. Errors:
+    /// `InvalidInput` for an entry that would leave a hole or is too large, `StorageFull` when the disk is full (see the
+    /// module), any other when the log has failed or is closed. After an error, the entries before the refused one are
+    /// in the log, and `done` is not called.
     pub async fn append(&self, entries: Vec<Record>, done: Done) -> io::Result<()> {
-        {
-            let mut shared = self.log.lock();
-            let group = shared.entry(self.group).or_default();
-            for record in entries {
-                group.state.last = Some(record.position);
-                group.records.insert(record.position.offset, record);
+        let mut done = Some(done);
+        let count = entries.len();
+        for (number, Record { position, kind, payload }) in entries.into_iter().enumerate() {
+            if payload.len() > self.shared.bounds.payload_bytes_max() {
+                return Err(invalid(format!("entry {position} has {} bytes", payload.len())));
             }
+            let length = u32::try_from(payload.len()).map_err(io::Error::other)?;
+            let entry = Change::Entry { position, label: kind, length, payload: Some(payload) };
+            let done = if number + 1 == count { done.take() } else { None };
+            self.change(entry, done).await?;
         }
-        done(Ok(()));
+        self.shared.press(&mut self.shared.lock());
+        // Without entries there is nothing to wait for.
+        if let Some(done) = done {
+            done(Ok(()));
+        }
         Ok(())
     }
 
-    /// Saves a vote, durably; never reordered with appends of this group.
+    /// Saves a vote of at most [`VOTE_BYTES_MAX`] bytes; durable when it returns.
     pub async fn save_vote(&self, vote: Bytes) -> io::Result<()> {
-        self.log.lock().entry(self.group).or_default().state.vote = Some(vote);
-        Ok(())
-    }
-
-    /// Saves what is committed; becomes durable with whatever is written next.
-    pub async fn save_committed(&self, committed: Option<LogPosition>) -> io::Result<()> {
-        self.log.lock().entry(self.group).or_default().state.committed = committed;
-        Ok(())
-    }
-
-    /// Drops every entry behind `last`; durable before any later append is.
-    pub async fn truncate_after(&self, last: Option<LogPosition>) -> io::Result<()> {
-        let mut shared = self.log.lock();
-        let group = shared.entry(self.group).or_default();
-        group.records.retain(|offset, _| last.is_some_and(|last| *offset <= last.offset));
-        group.state.last = last;
-        Ok(())
-    }
-
-    /// Drops every entry up to and including `upto`, which may lie behind the last entry; durable before any later append.
-    pub async fn purge(&self, upto: LogPosition) -> io::Result<()> {
-        let mut shared = self.log.lock();
-        let group = shared.entry(self.group).or_default();
-        group.records.retain(|offset, _| *offset > upto.offset);
-        group.state.purged = Some(upto);
-        if group.state.last.is_none_or(|last| last.offset < upto.offset) {
-            group.state.last = Some(upto);
+        if vote.len() > VOTE_BYTES_MAX {
+            return Err(invalid(format!("a vote of {} bytes", vote.len())));
         }
-        Ok(())
+        let (sender, saved) = oneshot::channel();
+        let done: Done = Box::new(move |result| {
+            // The caller may have gone; then nobody relies on the vote.
+            let _ = sender.send(result);
+        });
+        self.change(Change::Vote(vote), Some(done)).await?;
+        self.shared.press(&mut self.shared.lock());
+        saved.await.unwrap_or_else(|_| Err(io::Error::other("the log's writer has ended")))
     }
 
-    /// Drops all entries and forgets what was purged and committed; the vote stays. For a replica that moves away.
+    /// Saves what is committed. Durable with whatever is synced next, or a moment later.
+    pub async fn save_committed(&self, committed: Option<LogPosition>) -> io::Result<()> {
+        self.change(Change::Committed(committed), None).await
+    }
+
+    /// Drops every entry behind `last`, which must be in the log or be what was purged last. Durable before any later
+    /// append or vote is.
+    pub async fn truncate_after(&self, last: Option<LogPosition>) -> io::Result<()> {
+        self.change(Change::Truncate(last), None).await
+    }
+
+    /// Drops every entry up to and including `upto`; where that lies behind the last entry, the log goes on behind it.
+    /// Durable before any later append or vote is. What was purged before is not brought back: a lower `upto` does
+    /// nothing.
+    pub async fn purge(&self, upto: LogPosition) -> io::Result<()> {
+        self.change(Change::Purge(upto), None).await
+    }
+
+    /// Drops all entries and forgets what was purged and committed; the vote stays. For a replica that leaves the node.
     pub async fn reset(&self) -> io::Result<()> {
-        let mut shared = self.log.lock();
-        let group = shared.entry(self.group).or_default();
-        group.records.clear();
-        group.state = GroupState { vote: group.state.vote.take(), ..GroupState::default() };
-        Ok(())
+        self.change(Change::Reset, None).await
     }
 
     /// The entries of a range that exist, in order, until their payloads exceed `bytes_max`; at least one if there is one.
+    /// A damaged entry stops the node.
     pub async fn read(&self, offsets: Range<Offset>, bytes_max: usize) -> io::Result<Vec<Record>> {
-        let shared = self.log.lock();
-        let Some(group) = shared.get(&self.group) else { return Ok(Vec::new()) };
-        let mut bytes = 0;
-        let mut records = Vec::new();
-        for record in group.records.range(offsets).map(|(_, record)| record) {
-            bytes += record.payload.len();
-            if bytes > bytes_max && !records.is_empty() {
-                break;
-            }
-            records.push(record.clone());
-        }
-        Ok(records)
+        reader::read(&self.shared, self.group, offsets, bytes_max).await
     }
 
-    /// Term and leader of the entry at an offset (also of the last purged one), without reading it.
+    /// The whole position of the entry at an offset (also of the last purged one), without reading it.
     pub fn position(&self, offset: Offset) -> Option<LogPosition> {
-        let shared = self.log.lock();
-        let group = shared.get(&self.group)?;
-        let purged = group.state.purged.filter(|purged| purged.offset == offset);
-        purged.or_else(|| group.records.get(&offset).map(|record| record.position))
+        let state = self.shared.lock();
+        let group = state.groups.get(&self.group)?;
+        let purged = group.state().purged.filter(|purged| purged.offset == offset);
+        purged.or_else(|| group.get(offset).map(|entry| entry.position))
     }
 
     /// Bytes of the payloads of this group's entries.
     pub fn bytes(&self) -> u64 {
-        let shared = self.log.lock();
-        shared.get(&self.group).map_or(0, |group| group.records.values().map(|record| record.payload.len() as u64).sum())
+        self.shared.lock().groups.get(&self.group).map_or(0, index::Group::payload_bytes)
     }
+
+    /// Places a change as soon as there is room for it.
+    async fn change(&self, change: Change, done: Option<Done>) -> io::Result<()> {
+        let (kind, _, _, payload) = state::parts(&change);
+        loop {
+            let room = self.shared.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            {
+                let mut state = self.shared.lock();
+                state.check_open()?;
+                if let Some(refusal) = state.refusal(self.group, &change) {
+                    return Err(invalid(format!("group {}: {refusal}", self.group.0)));
+                }
+                if state.is_noop(self.group, &change) {
+                    return Ok(());
+                }
+                match self.shared.room_for(&mut state, kind, payload.len()) {
+                    Room::Yes => {
+                        state.place(self.group, change, done);
+                        if state.queue.len() == 1 {
+                            self.shared.work.notify_one();
+                        }
+                        return Ok(());
+                    }
+                    Room::Full if kind == Kind::Entry => {
+                        let reason = "the disk is full: no space for the log's next segment";
+                        return Err(io::Error::new(io::ErrorKind::StorageFull, reason));
+                    }
+                    // What waits for the disk stands in the way.
+                    Room::Full | Room::Later => self.shared.press(&mut state),
+                }
+            }
+            room.await;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// [`State::room_for`]; if that begins the spare segment, another is asked for.
+    fn room_for(&self, state: &mut State, kind: Kind, payload_bytes: usize) -> Room {
+        let spares = state.spares.len();
+        let room = state.room_for(kind, payload_bytes);
+        if state.spares.len() < spares {
+            self.chores.notify_one();
+        }
+        room
+    }
+
+    /// Has what waits written at once.
+    fn press(&self, state: &mut State) {
+        state.is_urgent = true;
+        self.work.notify_one();
+    }
+
+    /// Marks the last write as synced if it is not, and has written what waits. Says whether anything does.
+    fn mark(&self) -> bool {
+        let mut state = self.lock();
+        if state.is_unmarked && self.room_for(&mut state, Kind::Mark, 0) == Room::Yes {
+            state.place_mark();
+        }
+        state.is_urgent |= !state.queue.is_empty();
+        !state.queue.is_empty()
+    }
+
+    /// Fails the log for good and stops the node.
+    fn fail(&self, reason: String) {
+        self.lock().failure.get_or_insert_with(|| reason.clone());
+        self.environment.tasks.fail(reason);
+        self.room.notify_waiters();
+        self.work.notify_one();
+        self.chores.notify_one();
+    }
+
+    /// Tells everyone who still waits that the log has failed.
+    fn abandon(&self) {
+        let abandoned: Vec<_> = self.lock().queue.drain(..).filter_map(|queued| queued.done).collect();
+        abandoned.into_iter().for_each(|done| done(Err(io::Error::other("the log has failed"))));
+    }
+}
+
+fn invalid(reason: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
 }

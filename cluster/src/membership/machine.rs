@@ -77,10 +77,10 @@ impl Machine {
         self.state.subscribe()
     }
 
-    /// Where a node listens for other nodes, if it is known and has not left.
+    /// Where a node listens for other nodes, if it is known. Also where it has left: its replicas may still be moving.
     pub fn address(&self, node: NodeId) -> Option<String> {
         let state = self.state.borrow();
-        state.nodes.get(&node).filter(|node| !node.has_left).map(|node| node.address.cluster.clone())
+        state.nodes.get(&node).map(|node| node.address.cluster.clone())
     }
 
     /// Waits until something was applied that the file does not hold, and writes it; then the log may be purged.
@@ -173,5 +173,60 @@ impl SnapshotChunks for Chunks {
     async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let chunk = self.0.split_to(self.0.len().min(SNAPSHOT_CHUNK_BYTES_MAX));
         Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::command::NodeAddress;
+    use crate::{ClusterId, Offset, PartitionId, Term};
+    use std::collections::BTreeMap;
+
+    fn address(name: &str) -> NodeAddress {
+        NodeAddress { name: name.into(), http: format!("{name}:3600"), cluster: format!("{name}:3601") }
+    }
+
+    fn commands() -> Vec<(&'static str, Command)> {
+        let create = Command::Create {
+            cluster: ClusterId(7),
+            settings: Bytes::from_static(b"settings"),
+            partitions: 2,
+            replication_factor: 3,
+            node: address("a"),
+        };
+        let placement = BTreeMap::from([(PartitionId(0), vec![NodeId(1)]), (PartitionId(1), vec![NodeId(2)])]);
+        vec![
+            ("create", create),
+            ("add-node", Command::AddNode { entry: 300, node: address("b") }),
+            ("update-node", Command::UpdateNode { id: NodeId(2), node: address("c") }),
+            ("place", Command::Place { base: 1, placement }),
+            ("remove-node", Command::RemoveNode { id: NodeId(1) }),
+        ]
+    }
+
+    #[test]
+    fn bytes_are_the_golden_ones() {
+        let mut state = State::default();
+        let mut lines = Vec::new();
+        for (name, command) in commands() {
+            let bytes = encode_command(&command);
+            lines.push(format!("{name} {}\n", hex(&bytes)));
+            assert_eq!(raft::decode::<Command>(&bytes).unwrap(), command);
+            let outcome = state.apply(command);
+            assert_eq!(decode_outcome(&raft::encode(&outcome)).unwrap(), outcome);
+        }
+        // The slots would fill a page.
+        state.slots.truncate(4);
+        let position = LogPosition { term: Term(2), leader: NodeId(1), offset: Offset(300) };
+        let stored = Stored { position, membership: Bytes::from_static(b"members"), state };
+        let bytes = file::encode(KIND, &stored);
+        lines.push(format!("metadata {}\n", hex(&bytes)));
+        assert_eq!(lines.concat(), include_str!("../../tests/golden/metadata.v1"));
+        assert_eq!(file::decode::<Stored>(KIND, &bytes).unwrap(), stored);
+    }
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }

@@ -42,9 +42,8 @@ pub fn next_step(view: &View, wanted: &Wanted, is_alive: impl Fn(NodeId) -> bool
     if let Some(missing) = members.into_iter().find(|node| !view.is_member(*node)) {
         return Some(Step::AddLearner(missing));
     }
-    let is_ready = |node: &NodeId| {
-        voters.contains(node) || (is_alive(*node) && view.is_caught_up(*node, CAUGHT_UP_ENTRIES))
-    };
+    let is_ready =
+        |node: &NodeId| voters.contains(node) || (is_alive(*node) && view.is_caught_up(*node, CAUGHT_UP_ENTRIES));
     let ready: BTreeSet<NodeId> = wanted.voters.iter().copied().filter(is_ready).collect();
     let next = if ready == wanted.voters { ready } else { voters.union(&ready).copied().collect() };
     // While some of the wanted are not ready, others join only up to the number wanted.

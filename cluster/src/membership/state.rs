@@ -77,9 +77,10 @@ impl State {
         self.nodes.iter().filter(|(_, node)| !node.has_left).map(|(id, _)| *id).collect()
     }
 
-    /// The partitions that a node should hold.
+    /// The partitions that a node should hold: none once it has left, whatever the placement still says.
     pub fn placed_on(&self, node: NodeId) -> Vec<PartitionId> {
-        let placed = self.placement.iter().filter(|(_, nodes)| nodes.contains(&node));
+        let is_member = self.nodes.get(&node).is_some_and(|node| !node.has_left);
+        let placed = self.placement.iter().filter(|(_, nodes)| is_member && nodes.contains(&node));
         placed.map(|(partition, _)| *partition).collect()
     }
 

@@ -9,7 +9,7 @@ use super::command::Command;
 use super::machine;
 use super::placement::{self, Led};
 use super::reconcile::{CAUGHT_UP_ENTRIES, Step, Wanted, next_step};
-use super::state::State;
+use super::state::{self, State};
 use crate::message;
 use crate::node::Node;
 use crate::partition::Replica;
@@ -46,7 +46,11 @@ pub async fn report(node: Arc<Node>) {
         ticks.tick().await;
         let header = raft::encode(&node.report());
         let deadline = Instant::now() + node.config().stall_timeout;
-        for peer in node.state().members().into_iter().filter(|peer| *peer != node.id()) {
+        // One that has left still has to hear who leads without it.
+        let is_there = |id: NodeId, known: &state::Node| !known.has_left || node.is_alive(id);
+        let state = node.state();
+        let peers = state.nodes.iter().filter(|(id, known)| **id != node.id() && is_there(**id, known));
+        for peer in peers.map(|(id, _)| *id) {
             let (kind, group, header) = (message::REPORT, GroupId::METADATA, header.clone());
             let request = Request { kind, group, header, body: Vec::new() };
             // Whether it arrives is seen in what the peer reports; the call keeps both sides' connection alive.
@@ -58,7 +62,7 @@ pub async fn report(node: Arc<Node>) {
 /// Looks after one group as long as it is open here: as its leader, brings its members to what is wanted.
 pub async fn tend(node: Arc<Node>, replica: Replica) {
     let mut ticks = ticks(node.config().report_interval);
-    loop {
+    while !replica.is_closing() {
         ticks.tick().await;
         while replica.leading().is_some() {
             let view = replica.view();
@@ -218,6 +222,30 @@ fn ticks(every: Duration) -> tokio::time::Interval {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Term;
+    use crate::status::LedReport;
+
+    fn report(accepts_appends: bool, led: &[u16]) -> Report {
+        let led = led.iter().map(|partition| LedReport {
+            partition: PartitionId(*partition),
+            term: Term(1),
+            voters: vec![NodeId(1), NodeId(2)],
+            learners: Vec::new(),
+            caught_up: vec![NodeId(1), NodeId(2)],
+            committed: None,
+            applied: None,
+            log_bytes: 0,
+        });
+        Report { led: led.collect(), accepts_appends }
+    }
+
+    #[test]
+    fn a_leader_whose_disk_is_full_is_relieved_by_one_whose_disk_is_not() {
+        let reports = BTreeMap::from([(NodeId(1), report(false, &[4])), (NodeId(2), report(true, &[5]))]);
+        assert_eq!(next_handover(&reports), Some((PartitionId(4), NodeId(1), NodeId(2))));
+        let reports = BTreeMap::from([(NodeId(1), report(false, &[4])), (NodeId(2), report(false, &[5]))]);
+        assert_eq!(next_handover(&reports), None);
+    }
 
     #[test]
     fn the_metadata_group_has_an_odd_number_of_voters_from_three_nodes_on() {

@@ -68,7 +68,7 @@ impl Replica {
         deadline: Instant,
     ) -> Result<Appended, Refusal> {
         let context = &self.inner.context;
-        if payload.len() > context.config.payload_bytes_max {
+        if payload.len() > context.payload_bytes_max() {
             return Err(Refusal::Failed(AppendError::TooLarge));
         }
         loop {

@@ -14,12 +14,12 @@ mod tail;
 pub use append::{AppendError, Appended};
 pub use read_barrier::ReadError;
 
-pub(crate) use append::Refusal;
-pub(crate) use leaderships::Leaderships;
-pub(crate) use rebuild::{Donors, fetch, has_lost_store};
 use crate::raft::{Group, GroupContext, View};
 use crate::{GroupId, NodeId, Offset, PartitionId, StateMachine, Term};
+pub(crate) use append::Refusal;
+pub(crate) use leaderships::Leaderships;
 use read_barrier::Barrier;
+pub(crate) use rebuild::{Donors, fetch, has_lost_store};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -30,7 +30,7 @@ use tokio::task::JoinHandle;
 /// Appends under way are counted in units of so many bytes.
 const CREDIT_BYTES: usize = 1024;
 
-/// While a snapshot is on its way, a purge is tried again after so long.
+/// While members still need the log, a purge is tried again after so long.
 const PURGE_RETRY: Duration = Duration::from_secs(1);
 
 /// A partition's replica on this node. Cheap to clone.
@@ -107,6 +107,11 @@ impl Replica {
         self.inner.group.view()
     }
 
+    /// Whether the replica has been closed.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.inner.is_closing.load(Ordering::Acquire)
+    }
+
     /// Stops taking part; what was acknowledged stays in the log.
     pub(crate) async fn close(&self) {
         self.inner.is_closing.store(true, Ordering::Release);
@@ -121,6 +126,19 @@ impl Replica {
 impl Inner {
     fn publish(&self, term: Option<Term>) {
         self.leaderships.publish(self.group.id(), term);
+    }
+
+    /// How far the log may be purged now, at most up to `wanted`.
+    fn purgeable(&self, wanted: Offset) -> Option<Offset> {
+        let too_much = self.group.log().bytes() > self.context.config.log_bytes_held_max;
+        if self.group.is_sending_snapshot() && !too_much {
+            return None;
+        }
+        purgeable(&self.group.view(), wanted, |member| self.context.is_alive(member), too_much)
+    }
+
+    fn is_unpurged(&self, offset: Offset) -> bool {
+        self.group.log().state().purged.is_none_or(|purged| purged.offset < offset)
     }
 }
 
@@ -151,13 +169,30 @@ async fn watch_leadership(inner: Arc<Inner>) {
 async fn purge(inner: Arc<Inner>) {
     loop {
         inner.durable_moved.notified().await;
-        while inner.group.is_sending_snapshot() {
+        while let Some(durable) = inner.machine.durable().position {
+            let wanted = durable.offset.0.checked_sub(inner.context.config.log_entries_kept).map(Offset);
+            let may_purge = wanted.map(|wanted| inner.purgeable(wanted));
+            if let Some(upto) = may_purge.flatten().filter(|upto| inner.is_unpurged(*upto))
+                && let Err(error) = inner.group.purge(upto).await
+            {
+                tracing::debug!(group = %inner.group.id(), %error, "the log was not purged");
+            }
+            if wanted.is_none_or(|wanted| may_purge == Some(Some(wanted))) {
+                break;
+            }
             tokio::time::sleep(PURGE_RETRY).await;
         }
-        let Some(durable) = inner.machine.durable().position else { continue };
-        if let Err(error) = inner.group.purge(durable, inner.context.config.log_entries_kept).await {
-            tracing::debug!(group = %inner.group.id(), %error, "the log was not purged");
-        }
+    }
+}
+
+/// How far a leader may purge at most `wanted`: not what a member that is alive still has to be sent, as long as it is
+/// not `too_much` to keep.
+fn purgeable(view: &View, wanted: Offset, is_alive: impl Fn(NodeId) -> bool, too_much: bool) -> Option<Offset> {
+    let members = view.all_voters().into_iter().chain(view.learners.iter().copied());
+    let held = members.filter(|member| is_alive(*member)).map(|member| view.matched.get(&member).copied().flatten());
+    match held.min() {
+        Some(held) if view.is_leader && !too_much => held.map(|held| held.min(wanted)),
+        _ => Some(wanted),
     }
 }
 
@@ -182,5 +217,28 @@ mod tests {
         assert_eq!(may_serve(&view(true, (3, 2)), NodeId(1)), None, "another leader of the same term");
         assert_eq!(may_serve(&view(false, (3, 1)), NodeId(1)), None, "no longer leading");
         assert_eq!(may_serve(&View { applied: None, ..view(true, (3, 1)) }, NodeId(1)), None);
+    }
+
+    /// A leader of nodes 1 and 2, with 3 learning; how far their logs match.
+    fn leader_of(matched: [Option<u64>; 3]) -> View {
+        let matched = matched.into_iter().zip(1..).map(|(at, id)| (NodeId(id), at.map(Offset)));
+        View {
+            voters: vec![[NodeId(1), NodeId(2)].into()],
+            learners: [NodeId(3)].into(),
+            matched: matched.collect(),
+            ..view(true, (3, 1))
+        }
+    }
+
+    #[test]
+    fn a_leader_keeps_what_a_living_member_still_needs() {
+        let view = leader_of([Some(100), Some(50), None]);
+        let all = |_| true;
+        assert_eq!(purgeable(&view, Offset(80), all, false), None, "the learner has nothing yet");
+        assert_eq!(purgeable(&view, Offset(80), |node| node != NodeId(3), false), Some(Offset(50)));
+        assert_eq!(purgeable(&view, Offset(40), |node| node != NodeId(3), false), Some(Offset(40)));
+        assert_eq!(purgeable(&view, Offset(80), all, true), Some(Offset(80)), "there is too much to keep");
+        let follower = View { is_leader: false, ..view };
+        assert_eq!(purgeable(&follower, Offset(80), all, false), Some(Offset(80)));
     }
 }

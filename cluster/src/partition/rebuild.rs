@@ -17,6 +17,9 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+/// How long the other replica may take to capture its state.
+const CAPTURE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// A transfer nobody has asked for in so long is dropped.
 const IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -60,7 +63,7 @@ pub async fn fetch(
         group,
         id: context.environment.entropy.next_u64(),
         sequence: 0,
-        timeout: context.config.install_timeout,
+        timeout: CAPTURE_TIMEOUT.max(context.config.stall_timeout),
     };
     let (opened, _) = transfer.next().await?;
     let Fetched::Opened { position: Some(position), membership } = opened else {

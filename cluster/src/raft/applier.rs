@@ -4,7 +4,9 @@
 //! and the log gives it the rest again. A "snapshot" that openraft builds is only the statement how far the durable state
 //! reaches (it lets the log be purged); the bytes of a state are captured when another replica needs them.
 
-use super::types::{Answer, Entry, LogId, Members, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position};
+use super::types::{
+    Answer, Entry, LogId, Members, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
+};
 use crate::environment::Tasks;
 use crate::{Committed, Durable, GroupId, LogPosition, Offset, Payload, SnapshotChunks, StateMachine};
 use futures::{Stream, TryStreamExt};

@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::environment::Environment;
 use crate::log::{GroupLog, Log};
 use crate::transport::{Reply, Request, Transport};
-use crate::{GroupId, LogPosition, NodeId, Offset, StateMachine, Term};
+use crate::{GroupId, NodeId, Offset, StateMachine, Term};
 use bytes::Bytes;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
@@ -20,7 +20,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::timeout;
+
+/// After so long openraft is asked again how far the state is durable.
+const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 
 /// What every group of a node shares.
 #[derive(Clone)]
@@ -30,6 +35,19 @@ pub struct GroupContext {
     pub node: NodeId,
     pub log: Log,
     pub transport: Transport,
+}
+
+impl GroupContext {
+    /// The largest payload of one append: of what the configuration allows, what a record of the log can hold.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.config.payload_bytes_max.min(self.log.payload_bytes_max())
+    }
+
+    /// Whether a node was heard of lately.
+    pub fn is_alive(&self, node: NodeId) -> bool {
+        let heard = || self.transport.last_heard(node);
+        node == self.node || heard().is_some_and(|at| at.elapsed() < self.config.alive_timeout)
+    }
 }
 
 /// A group that this node is a member of, or is about to become one.
@@ -158,7 +176,9 @@ impl Group {
     pub async fn read_index(&self) -> Result<Offset, WriteError> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(read) => Ok(Offset(read.index())),
-            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => Err(self.not_leading(&forward)),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Err(self.not_leading(&forward))
+            }
             Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(WriteError::NotNow),
             Err(RaftError::Fatal(_)) => Err(WriteError::Stopped),
         }
@@ -207,16 +227,24 @@ impl Group {
         self.raft.trigger().transfer_leader(to.0).await.map_err(other)
     }
 
-    /// Purges the log up to `upto`, which the state machine holds durably, but for `keep` entries.
-    pub async fn purge(&self, upto: LogPosition, keep: u64) -> io::Result<()> {
-        let Some(offset) = upto.offset.0.checked_sub(keep) else { return Ok(()) };
-        self.raft.trigger().snapshot().await.map_err(other)?;
-        // openraft purges what it knows to be in a snapshot only, and learns of this one a moment later.
+    /// Purges the log up to and including `upto`, which the state machine holds durably.
+    pub async fn purge(&self, upto: Offset) -> io::Result<()> {
         let mut metrics = self.raft.metrics();
-        while metrics.borrow_watched().snapshot.as_ref().is_none_or(|snapshot| snapshot.index < offset) {
-            metrics.changed().await.map_err(other)?;
+        // openraft purges what it knows to be in a snapshot only. It learns of this one a moment after it was triggered,
+        // and of none if an earlier one was still being looked at: then it is triggered again.
+        while metrics.borrow_watched().snapshot.as_ref().is_none_or(|snapshot| snapshot.index < upto.0) {
+            self.raft.trigger().snapshot().await.map_err(other)?;
+            let is_known = async {
+                while metrics.borrow_watched().snapshot.as_ref().is_none_or(|snapshot| snapshot.index < upto.0) {
+                    metrics.changed().await.map_err(other)?;
+                }
+                Ok::<(), io::Error>(())
+            };
+            if let Ok(outcome) = timeout(SNAPSHOT_RETRY, is_known).await {
+                outcome?;
+            }
         }
-        self.raft.trigger().purge_log(offset).await.map_err(other)
+        self.raft.trigger().purge_log(upto.0).await.map_err(other)
     }
 
     /// Whether a snapshot is on its way from here to a follower, which will need the log that follows it.
@@ -250,7 +278,7 @@ fn other(error: impl std::fmt::Display) -> io::Error {
 
 /// openraft's settings for a group.
 fn raft_config(config: &Config, group: GroupId) -> io::Result<Arc<openraft::Config>> {
-    let millis = |duration: std::time::Duration| duration.as_millis() as u64;
+    let millis = |duration: Duration| duration.as_millis() as u64;
     let raft_config = openraft::Config {
         cluster_name: format!("group {group}"),
         heartbeat_interval: millis(config.heartbeat_interval),

@@ -25,6 +25,19 @@ pub struct Incoming {
 
 struct Transfer {
     id: u64,
+    stage: Stage,
+}
+
+enum Stage {
+    /// Chunks are coming in.
+    Receiving(Box<Receiving>),
+    /// All are there; openraft has them.
+    Installing,
+    /// This came of it.
+    Done(SnapshotAnswer),
+}
+
+struct Receiving {
     vote: Ballot,
     last: LogPosition,
     members: Members,
@@ -54,8 +67,8 @@ impl Incoming {
         match step {
             SnapshotStep::Begin { transfer, vote, last, members } => {
                 let spool = Spool::create(&self.environment, self.group, transfer).await?;
-                let transfer = Transfer { id: transfer, vote, last, members, spool };
-                self.transfers.lock().await.insert(from, transfer);
+                let stage = Stage::Receiving(Box::new(Receiving { vote, last, members, spool }));
+                self.transfers.lock().await.insert(from, Transfer { id: transfer, stage });
                 Ok(SnapshotAnswer::Received)
             }
             SnapshotStep::Chunk { transfer, sequence } => self.chunk(from, transfer, sequence, chunk).await,
@@ -65,14 +78,17 @@ impl Incoming {
 
     async fn chunk(&self, from: NodeId, id: u64, sequence: u64, chunk: Bytes) -> io::Result<SnapshotAnswer> {
         let mut transfers = self.transfers.lock().await;
-        let Some(transfer) = transfers.get_mut(&from).filter(|transfer| transfer.id == id) else {
+        let Some(Transfer { id: known, stage: Stage::Receiving(receiving) }) = transfers.get_mut(&from) else {
             return Ok(SnapshotAnswer::Lost);
         };
-        if sequence != transfer.spool.len() || chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX {
+        if *known != id {
+            return Ok(SnapshotAnswer::Lost);
+        }
+        if sequence != receiving.spool.len() || chunk.len() > SNAPSHOT_CHUNK_BYTES_MAX {
             transfers.remove(&from);
             return Ok(SnapshotAnswer::Lost);
         }
-        let pushed = transfer.spool.push(chunk).await;
+        let pushed = receiving.spool.push(chunk).await;
         if let Err(error) = pushed {
             transfers.remove(&from);
             return Err(error);
@@ -80,18 +96,46 @@ impl Incoming {
         Ok(SnapshotAnswer::Received)
     }
 
+    /// Begins to install what has arrived; asked again, says whether that is done. Never waits for it: the sender must be
+    /// able to tell a long installation from a dead connection.
     async fn end(&self, from: NodeId, id: u64, chunks: u64) -> io::Result<SnapshotAnswer> {
         let mut transfers = self.transfers.lock().await;
-        let is_whole = |transfer: &Transfer| transfer.id == id && transfer.spool.len() == chunks;
-        let Some(transfer) = transfers.remove(&from).filter(is_whole) else {
+        let Some(transfer) = transfers.get_mut(&from).filter(|transfer| transfer.id == id) else {
             return Ok(SnapshotAnswer::Lost);
         };
-        drop(transfers);
-        let meta = SnapshotMeta { last_log_id: Some(log_id(transfer.last)), last_membership: transfer.members.stored()? };
-        tracing::info!(group = %self.group, %from, position = %transfer.last, chunks, "installing a snapshot");
-        let snapshot = Snapshot { meta, snapshot: SnapshotData(Some(Box::new(transfer.spool))) };
-        let installed = self.raft.install_full_snapshot(transfer.vote.into(), snapshot).await;
-        let response = installed.map_err(|error| io::Error::other(error.to_string()))?;
-        Ok(SnapshotAnswer::Installed(Ballot::from(&response.vote)))
+        match std::mem::replace(&mut transfer.stage, Stage::Installing) {
+            Stage::Installing => Ok(SnapshotAnswer::Received),
+            Stage::Done(answer) => {
+                transfer.stage = Stage::Done(answer.clone());
+                Ok(answer)
+            }
+            Stage::Receiving(receiving) if receiving.spool.len() == chunks => {
+                let Receiving { vote, last, members, spool } = *receiving;
+                let meta = SnapshotMeta { last_log_id: Some(log_id(last)), last_membership: members.stored()? };
+                tracing::info!(group = %self.group, %from, position = %last, chunks, "installing a snapshot");
+                let snapshot = Snapshot { meta, snapshot: SnapshotData(Some(Box::new(spool))) };
+                let incoming = self.clone();
+                self.environment
+                    .tasks
+                    .spawn("install", async move { incoming.install(from, id, vote, snapshot).await });
+                Ok(SnapshotAnswer::Received)
+            }
+            Stage::Receiving(_) => {
+                transfers.remove(&from);
+                Ok(SnapshotAnswer::Lost)
+            }
+        }
+    }
+
+    async fn install(&self, from: NodeId, id: u64, vote: Ballot, snapshot: Snapshot) {
+        let answer = match self.raft.install_full_snapshot(vote.into(), snapshot).await {
+            Ok(response) => SnapshotAnswer::Installed(Ballot::from(&response.vote)),
+            // The group has stopped, and the node with it.
+            Err(_) => SnapshotAnswer::Lost,
+        };
+        let mut transfers = self.transfers.lock().await;
+        if let Some(transfer) = transfers.get_mut(&from).filter(|transfer| transfer.id == id) {
+            transfer.stage = Stage::Done(answer);
+        }
     }
 }

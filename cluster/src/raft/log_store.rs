@@ -145,7 +145,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
-        self.log.truncate_after(last.as_ref().map(position)).await
+        let end = self.log.state().last.map(|last| last.offset);
+        match last.as_ref().map(position) {
+            // Nothing lies behind it.
+            Some(last) if end <= Some(last.offset) => Ok(()),
+            last => self.log.truncate_after(last).await,
+        }
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {

@@ -29,11 +29,15 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Append requests that may be under way to one follower of one group: enough to keep network and disk of the follower
 /// busy at once (2 to 8 made no difference beyond that when measured), few enough to bound what a broken stream resends.
 const APPENDS_IN_FLIGHT: usize = 8;
+
+/// The first and the longest wait before a follower is asked again whether it has installed a snapshot.
+const INSTALL_POLL_MIN: Duration = Duration::from_millis(5);
+const INSTALL_POLL_MAX: Duration = Duration::from_millis(500);
 
 type Error = RPCError<TypeConfig>;
 
@@ -113,9 +117,15 @@ impl Client {
             answer = self.snapshot_step(&SnapshotStep::Chunk { transfer, sequence }, vec![chunk], timeout).await?;
             sequence += 1;
         }
-        if let SnapshotAnswer::Received = answer {
-            let end = SnapshotStep::End { transfer, chunks: sequence };
-            answer = self.snapshot_step(&end, Vec::new(), self.network.install_timeout).await?;
+        let end = SnapshotStep::End { transfer, chunks: sequence };
+        let deadline = Instant::now() + self.network.install_timeout;
+        let mut wait = INSTALL_POLL_MIN;
+        while matches!(answer, SnapshotAnswer::Received) && Instant::now() < deadline {
+            answer = self.snapshot_step(&end, Vec::new(), timeout).await?;
+            if matches!(answer, SnapshotAnswer::Received) {
+                sleep(wait).await;
+                wait = (wait * 2).min(INSTALL_POLL_MAX);
+            }
         }
         match answer {
             SnapshotAnswer::Installed(vote) => Ok(vote.into()),
@@ -164,7 +174,11 @@ impl RaftNetworkV2<TypeConfig> for Client {
         async move { Ok(results.boxed()) }.boxed()
     }
 
-    async fn vote(&mut self, request: VoteRequest<TypeConfig>, _: RPCOption) -> Result<VoteResponse<TypeConfig>, Error> {
+    async fn vote(
+        &mut self,
+        request: VoteRequest<TypeConfig>,
+        _: RPCOption,
+    ) -> Result<VoteResponse<TypeConfig>, Error> {
         let answer: VoteAnswer = self.ask(message::VOTE, &wire::VoteRequest::from(&request)).await?;
         Ok(answer.into())
     }

@@ -101,14 +101,14 @@ pub enum SnapshotStep {
     Begin { transfer: u64, vote: Ballot, last: LogPosition, members: Members },
     /// The `sequence`-th chunk, from 0.
     Chunk { transfer: u64, sequence: u64 },
-    /// All chunks were sent: install.
+    /// All chunks were sent: install. Asked again until it is done.
     End { transfer: u64, chunks: u64 },
 }
 
 /// The answer to a step of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SnapshotAnswer {
-    /// Taken.
+    /// Taken; or, at the end, being installed.
     Received,
     /// Installed, or not wanted; the vote of the receiver.
     Installed(Ballot),
@@ -257,12 +257,10 @@ mod tests {
             ("append", encode(&append())),
             ("appended", encode(&Appended::Conflict(at(299)))),
             ("vote", encode(&VoteRequest { vote: ballot(), last: Some(at(300)), is_transfer: true })),
-            ("snapshot-begin", encode(&SnapshotStep::Begin {
-                transfer: 9,
-                vote: ballot(),
-                last: at(300),
-                members: members(),
-            })),
+            (
+                "snapshot-begin",
+                encode(&SnapshotStep::Begin { transfer: 9, vote: ballot(), last: at(300), members: members() }),
+            ),
         ]
     }
 

@@ -171,3 +171,109 @@ impl Calls {
         self.waiting.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use futures::FutureExt;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    const LIMITS: CallLimits = CallLimits { calls_max: 10, queue_bytes_max: 1000 };
+
+    fn add(calls: &mut Calls, bytes: usize, deadline: Instant) -> Result<Pending, CallError> {
+        calls.add(1, GroupId(1), Payload::new(Bytes::from(vec![0; bytes]), Vec::new()), deadline)
+    }
+
+    fn lost() -> CallError {
+        CallError::Lost { peer: "p".into(), reason: "r".into() }
+    }
+
+    fn unreachable() -> CallError {
+        CallError::Unreachable { peer: "p".into(), reason: "r".into() }
+    }
+
+    #[test]
+    fn frames_are_taken_in_order_up_to_a_size_but_at_least_one() {
+        let (mut calls, deadline) = (Calls::new(LIMITS), Instant::now());
+        let _pending: Vec<_> = [100, 100, 100, 500].map(|bytes| add(&mut calls, bytes, deadline).unwrap()).into();
+        assert_eq!(calls.take(2 * 132).len(), 2);
+        assert_eq!(calls.take(1).len(), 1);
+        assert_eq!(calls.take(1).len(), 1);
+        assert!(calls.take(1).is_empty());
+    }
+
+    #[test]
+    fn failing_all_tells_apart_what_was_taken_and_what_was_not() {
+        let (mut calls, deadline) = (Calls::new(LIMITS), Instant::now());
+        let (taken, queued) = (add(&mut calls, 1, deadline).unwrap(), add(&mut calls, 1, deadline).unwrap());
+        calls.take(1);
+        assert_eq!(calls.fail_all(&lost(), &unreachable()), 2);
+        assert_eq!(taken.now_or_never(), Some(Err(lost())));
+        assert_eq!(queued.now_or_never(), Some(Err(unreachable())));
+        assert!(calls.is_empty() && calls.take(1).is_empty() && calls.earliest().is_none());
+        assert_eq!(calls.answer(3).unwrap_err(), FrameError::NeverAsked(3));
+    }
+
+    #[test]
+    fn call_that_expires_in_the_queue_is_not_sent() {
+        let (mut calls, start) = (Calls::new(LIMITS), Instant::now());
+        let late = add(&mut calls, 900, start).unwrap();
+        assert_eq!(add(&mut calls, 900, start).unwrap_err(), CallError::Overloaded);
+        assert_eq!(calls.expire(start), Expired { calls: 1, is_stalled: true });
+        assert_eq!(late.now_or_never(), Some(Err(CallError::Deadline)));
+        assert!(calls.take(usize::MAX).is_empty());
+        assert!(add(&mut calls, 900, start).is_ok(), "its bytes do not count any more");
+    }
+
+    #[test]
+    fn only_calls_that_were_taken_can_be_answered_and_only_once() {
+        let (mut calls, deadline) = (Calls::new(LIMITS), Instant::now());
+        let _pending = add(&mut calls, 1, deadline).unwrap();
+        assert_eq!(calls.answer(1).unwrap_err(), FrameError::NeverAsked(1));
+        calls.take(1);
+        assert!(calls.answer(1).unwrap().is_some());
+        assert!(calls.answer(1).unwrap().is_none());
+        assert_eq!(calls.answer(0).unwrap_err(), FrameError::NeverAsked(0));
+    }
+
+    proptest! {
+        /// Whatever happens in whatever order, each call has exactly one outcome, and the bounds hold.
+        #[test]
+        fn every_call_ends_once(steps in prop::collection::vec((0..6_u8, 0..400_u64), 0..80)) {
+            let (mut calls, start) = (Calls::new(LIMITS), Instant::now());
+            let mut now = start;
+            let mut unwritten = 0;
+            let mut pending = Vec::new();
+            for (step, number) in steps {
+                match step {
+                    0 | 1 => {
+                        let deadline = now + Duration::from_millis(number);
+                        pending.extend(add(&mut calls, number as usize, deadline));
+                    }
+                    2 => unwritten += calls.take(number as usize).iter().map(Frame::len).sum::<usize>(),
+                    3 => calls.written(std::mem::take(&mut unwritten)),
+                    4 => {
+                        if let Ok(Some(outcome)) = calls.answer(number % 40) {
+                            prop_assert!(outcome.send(Ok(Default::default())).is_ok());
+                        }
+                    }
+                    _ => {
+                        now += Duration::from_millis(number);
+                        calls.expire(now);
+                        prop_assert!(calls.earliest().is_none_or(|earliest| earliest > now));
+                    }
+                }
+                prop_assert!(calls.waiting.len() <= LIMITS.calls_max);
+                prop_assert_eq!(calls.waiting.len(), calls.deadlines.len());
+                let queued: usize = calls.queue.iter().map(|(_, frame)| frame.len()).sum();
+                prop_assert_eq!(calls.unwritten_bytes, queued + unwritten);
+            }
+            calls.fail_all(&lost(), &unreachable());
+            for pending in pending {
+                prop_assert!(pending.now_or_never().is_some_and(|outcome| outcome != Err(CallError::Stopped)));
+            }
+        }
+    }
+}

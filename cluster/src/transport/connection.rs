@@ -186,7 +186,7 @@ impl Run {
     async fn talk(&self) -> Result<Infallible, End> {
         let Connection { shared, to, lane, .. } = &*self.connection;
         let (reader, mut writer) = tokio::io::split(self.connect().await?);
-        let mut reader = FrameReader::new(reader, &shared.limits);
+        let mut reader = FrameReader::new(reader, &shared.limits, &shared.buffers);
         let hello = Hello::node(shared.identity, *to, *lane);
         let greeting = greet(&mut reader, &mut writer, &hello, &shared.limits, &shared.counters);
         if let Some(reason) = greeting.await.map_err(End::Handshake)?.refusal(&hello) {
@@ -333,7 +333,7 @@ impl Run {
             shared.counters.frames_malformed.add(1);
         }
         if is_news {
-            tracing::warn!(node = %to, %lane, %reason, "node cannot be reached");
+            tracing::warn!(node = %to, %lane, %reason, "connection to a node failed");
         }
     }
 }

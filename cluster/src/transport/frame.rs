@@ -245,3 +245,107 @@ fn length(bytes: usize) -> u32 {
 fn u32_at(bytes: &[u8; PRELUDE_BYTES], offset: usize) -> u32 {
     u32::from_le_bytes([bytes[offset], bytes[offset + 1], bytes[offset + 2], bytes[offset + 3]])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transport::limits::Limits;
+    use proptest::prelude::*;
+
+    fn limits() -> FrameLimits {
+        Limits::default().of_nodes()
+    }
+
+    fn bytes(frame: Frame) -> Vec<u8> {
+        let mut bytes = frame.prelude.to_vec();
+        frame.parts().for_each(|part| bytes.extend_from_slice(&part));
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<(Prelude, Bytes, Bytes), FrameError> {
+        let prelude = Prelude::decode(bytes.first_chunk().unwrap(), limits())?;
+        let payload = Bytes::copy_from_slice(&bytes[PRELUDE_BYTES..]);
+        let (header, body) = prelude.split(payload)?;
+        Ok((prelude, header, body))
+    }
+
+    fn frame_types() -> impl Strategy<Value = FrameType> {
+        prop_oneof![
+            Just(FrameType::Hello),
+            Just(FrameType::Welcome),
+            any::<u8>().prop_map(FrameType::Request),
+            Just(FrameType::Response),
+            Just(FrameType::Failure(FailureReason::Unanswered)),
+            Just(FrameType::Failure(FailureReason::NotForStrangers)),
+        ]
+    }
+
+    fn pieces() -> impl Strategy<Value = Vec<Bytes>> {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200).prop_map(Bytes::from), 0..5)
+    }
+
+    proptest! {
+        #[test]
+        fn frame_survives_the_wire(
+            frame in frame_types(), group: u16, id: u64, header in prop::collection::vec(any::<u8>(), 0..200), body in pieces(),
+        ) {
+            let payload = Payload::new(Bytes::from(header.clone()), body.clone());
+            let encoded = Frame::new(frame, GroupId(group), id, payload);
+            let length = encoded.len();
+            let bytes = bytes(encoded);
+            prop_assert_eq!(bytes.len(), length);
+            let (prelude, received_header, received_body) = decode(&bytes).unwrap();
+            prop_assert_eq!((prelude.frame, prelude.group, prelude.id), (frame, GroupId(group), id));
+            prop_assert_eq!(&received_header[..], &header[..]);
+            prop_assert_eq!(&received_body[..], &body.concat()[..]);
+        }
+
+        #[test]
+        fn changed_bits_are_found(
+            header in prop::collection::vec(any::<u8>(), 0..60), body in pieces(), place: prop::sample::Index, bit in 0..8,
+        ) {
+            let payload = Payload::new(Bytes::from(header), body);
+            let mut bytes = bytes(Frame::new(FrameType::Request(7), GroupId(1), 99, payload));
+            let place = place.index(bytes.len());
+            bytes[place] ^= 1_u8 << bit;
+            prop_assert!(decode(&bytes).is_err(), "bit {} of byte {}", bit, place);
+        }
+
+        #[test]
+        fn any_prelude_is_refused_or_within_the_limits(mut bytes: [u8; PRELUDE_BYTES], is_sealed: bool) {
+            if is_sealed {
+                bytes[0] = VERSION;
+                bytes[3] = 0;
+                bytes[6..8].fill(0);
+                bytes[19] = 0;
+                let checksum = crc32c::crc32c(&bytes[..CHECKED_BYTES]);
+                bytes[CHECKED_BYTES..].copy_from_slice(&checksum.to_le_bytes());
+            }
+            if let Ok(prelude) = Prelude::decode(&bytes, limits()) {
+                prop_assert!(prelude.header_bytes <= HEADER_BYTES_MAX && prelude.body_bytes <= BODY_BYTES_MAX);
+                prop_assert_eq!(prelude.encode(), bytes, "one layout for one meaning");
+            }
+        }
+    }
+
+    #[test]
+    fn limits_are_reached_and_not_crossed() {
+        let prelude = |header_bytes, body_bytes| {
+            let (frame, group) = (FrameType::Response, GroupId::METADATA);
+            Prelude { frame, group, id: 1, header_bytes, body_bytes, payload_checksum: 0 }.encode()
+        };
+        let limits = FrameLimits { header_bytes_max: 10, body_bytes_max: 20 };
+        assert!(Prelude::decode(&prelude(10, 20), limits).is_ok());
+        for (header_bytes, body_bytes) in [(11, 20), (10, 21)] {
+            let refused = Prelude::decode(&prelude(header_bytes, body_bytes), limits);
+            assert_eq!(refused, Err(FrameError::TooLarge { header_bytes, body_bytes }));
+        }
+    }
+
+    #[test]
+    fn another_version_is_named() {
+        let mut bytes = bytes(Frame::new(FrameType::Response, GroupId::METADATA, 1, Payload::default()));
+        bytes[0] = 9;
+        assert_eq!(decode(&bytes), Err(FrameError::Version(9)));
+    }
+}

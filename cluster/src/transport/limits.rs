@@ -22,7 +22,8 @@ pub struct Limits {
     pub unanswered_max: usize,
     /// Bytes of unanswered requests and unwritten answers on one connection before this node stops reading from it.
     pub unanswered_bytes_max: usize,
-    /// Bytes of large receive buffers that one connection keeps for reuse.
+    /// Bytes of large receive buffers that are remembered for reuse, by all connections together. Those that someone still
+    /// holds count too, so it should exceed what caches hold of received payloads.
     pub receive_buffers_bytes_max: usize,
     /// Connections that this node takes in from nodes of its cluster: two for each peer, and some that are just being
     /// replaced.
@@ -55,11 +56,11 @@ impl Default for Limits {
             write_bytes_max: 1024 * 1024,
             unanswered_max: 4096,
             unanswered_bytes_max: 64 * 1024 * 1024,
-            receive_buffers_bytes_max: 16 * 1024 * 1024,
+            receive_buffers_bytes_max: 64 * 1024 * 1024,
             connections_max: 1024,
             strangers_max: 64,
             connect_timeout: Duration::from_secs(1),
-            handshake_timeout: Duration::from_secs(3),
+            handshake_timeout: Duration::from_secs(1),
             stall_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(60),
             backoff_min: Duration::from_millis(20),

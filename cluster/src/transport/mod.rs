@@ -38,6 +38,7 @@ use crate::NodeId;
 use crate::environment::{Environment, Listener};
 use connection::Connection;
 use heard::{Heard, HeardNodes};
+use reader::Buffers;
 use server::Server;
 use stats::Counters;
 use std::collections::BTreeMap;
@@ -52,8 +53,10 @@ use tokio::time::Instant;
 #[derive(Clone)]
 pub struct Transport {
     shared: Arc<Shared>,
-    connections: Arc<Mutex<BTreeMap<(NodeId, Lane), Arc<Connection>>>>,
+    connections: Arc<Mutex<Connections>>,
 }
+
+type Connections = BTreeMap<(NodeId, Lane), Arc<Connection>>;
 
 /// What all connections use.
 struct Shared {
@@ -63,6 +66,7 @@ struct Shared {
     limits: Limits,
     counters: Counters,
     heard: HeardNodes,
+    buffers: Arc<Buffers>,
     stop: watch::Sender<bool>,
     numbers: AtomicU64,
 }
@@ -83,6 +87,7 @@ impl Transport {
             environment: environment.clone(),
             identity,
             directory,
+            buffers: Buffers::new(limits.receive_buffers_bytes_max),
             limits,
             counters: Counters::default(),
             heard: HeardNodes::new(),
@@ -162,7 +167,7 @@ impl Transport {
         connection.clone()
     }
 
-    fn connections(&self) -> MutexGuard<'_, BTreeMap<(NodeId, Lane), Arc<Connection>>> {
+    fn connections(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }

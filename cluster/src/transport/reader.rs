@@ -2,14 +2,15 @@
 //!
 //! Small frames share one read of up to [`HEAD_BYTES`]; each is copied into a buffer of its own size, so that whoever
 //! keeps a payload keeps nothing else alive. Of a larger frame only what came with that read is copied; the rest is read
-//! into the frame's own buffer, which is handed out in slices. Large buffers are taken up again once nobody uses them:
-//! fresh pages cost more than the copy (measured with 1 MiB frames: a third of all CPU).
+//! into the frame's own buffer, which is handed out in slices. Large buffers are taken up again once nobody uses them: with
+//! 16 to 32 MiB of payloads held by a cache that saves 20 % of the kernel's time (256 KiB and 1 MiB frames over loopback).
 
 use super::frame::{FrameError, FrameLimits, PRELUDE_BYTES, Prelude};
 use super::limits::Limits;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use std::collections::VecDeque;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
@@ -58,16 +59,16 @@ pub(super) enum ReadError {
 pub(super) struct FrameReader<R> {
     stream: R,
     head: BytesMut,
-    buffers: Buffers,
+    buffers: Arc<Buffers>,
     stall_timeout: Duration,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub(super) fn new(stream: R, limits: &Limits) -> Self {
+    pub(super) fn new(stream: R, limits: &Limits, buffers: &Arc<Buffers>) -> Self {
         FrameReader {
             stream,
             head: BytesMut::with_capacity(HEAD_BYTES),
-            buffers: Buffers::new(limits.receive_buffers_bytes_max),
+            buffers: buffers.clone(),
             stall_timeout: limits.stall_timeout,
         }
     }
@@ -131,29 +132,35 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
-/// Large buffers that were handed out, oldest first, to be used again when their last slice is gone.
+/// Large buffers that were handed out by all readers of a node, oldest first, to be used again when their last slice is
+/// gone.
 ///
 /// Payloads are let go roughly in the order they came (logged, applied, out of the caches), so the oldest is the one to
 /// look at.
-struct Buffers {
-    handed_out: VecDeque<Bytes>,
-    bytes: usize,
+pub(super) struct Buffers {
+    handed_out: Mutex<HandedOut>,
     bytes_max: usize,
 }
 
+#[derive(Default)]
+struct HandedOut {
+    buffers: VecDeque<Bytes>,
+    bytes: usize,
+}
+
 impl Buffers {
-    fn new(bytes_max: usize) -> Self {
-        Buffers { handed_out: VecDeque::new(), bytes: 0, bytes_max }
+    pub(super) fn new(bytes_max: usize) -> Arc<Buffers> {
+        Arc::new(Buffers { handed_out: Mutex::default(), bytes_max })
     }
 
     /// An empty buffer with room for `length` bytes.
-    fn take(&mut self, length: usize) -> BytesMut {
+    fn take(&self, length: usize) -> BytesMut {
         if length < LARGE_BYTES {
             return BytesMut::with_capacity(length);
         }
-        while self.handed_out.front().is_some_and(Bytes::is_unique) {
-            let Some(oldest) = self.pop() else { break };
-            if let Ok(mut buffer) = oldest.try_into_mut()
+        let mut handed_out = self.handed_out();
+        while handed_out.buffers.front().is_some_and(Bytes::is_unique) {
+            if let Some(Ok(mut buffer)) = handed_out.pop().map(Bytes::try_into_mut)
                 && buffer.capacity() >= length
             {
                 buffer.clear();
@@ -165,20 +172,189 @@ impl Buffers {
     }
 
     /// Remembers a buffer that is handed out.
-    fn keep(&mut self, buffer: &Bytes) {
-        if !(LARGE_BYTES..=self.bytes_max).contains(&buffer.len()) {
+    fn keep(&self, buffer: &Bytes) {
+        if buffer.len() < LARGE_BYTES {
             return;
         }
-        self.bytes += buffer.len();
-        self.handed_out.push_back(buffer.clone());
-        while self.bytes > self.bytes_max {
-            self.pop();
+        let mut handed_out = self.handed_out();
+        handed_out.bytes += buffer.len();
+        handed_out.buffers.push_back(buffer.clone());
+        while handed_out.bytes > self.bytes_max {
+            handed_out.pop();
         }
     }
 
+    fn handed_out(&self) -> MutexGuard<'_, HandedOut> {
+        self.handed_out.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+impl HandedOut {
     fn pop(&mut self) -> Option<Bytes> {
-        let oldest = self.handed_out.pop_front()?;
+        let oldest = self.buffers.pop_front()?;
         self.bytes -= oldest.len();
         Some(oldest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GroupId;
+    use crate::transport::frame::{Frame, FrameType, Payload};
+    use crate::transport::stats::Counters;
+    use crate::transport::writer::write_frames;
+    use proptest::prelude::*;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use tokio::io::{AsyncWrite, ReadBuf};
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    /// Takes and gives a few bytes at a time, as sockets do; counts on `is_vectored`.
+    struct Trickle {
+        bytes: VecDeque<u8>,
+        steps: Vec<usize>,
+        step: usize,
+        is_vectored: bool,
+    }
+
+    impl Trickle {
+        fn new(steps: Vec<usize>, is_vectored: bool) -> Trickle {
+            Trickle { bytes: VecDeque::new(), steps, step: 0, is_vectored }
+        }
+
+        fn step(&mut self) -> usize {
+            self.step += 1;
+            self.steps[self.step % self.steps.len()]
+        }
+    }
+
+    impl AsyncRead for Trickle {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let count = self.step().min(buffer.remaining()).min(self.bytes.len());
+            let bytes: Vec<u8> = self.bytes.drain(..count).collect();
+            buffer.put_slice(&bytes);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Trickle {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            let count = self.step().min(bytes.len());
+            self.bytes.extend(&bytes[..count]);
+            Poll::Ready(Ok(count))
+        }
+        fn poll_write_vectored(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            slices: &[io::IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            let count = self.step();
+            let bytes: Vec<u8> = slices.iter().flat_map(|slice| slice.iter().copied()).take(count).collect();
+            self.bytes.extend(&bytes);
+            Poll::Ready(Ok(bytes.len()))
+        }
+        fn is_write_vectored(&self) -> bool {
+            self.is_vectored
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn block_on<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
+    }
+
+    fn frame(id: u64, header: usize, body: &[usize]) -> Frame {
+        let body = body.iter().map(|length| Bytes::from(vec![id as u8; *length])).collect();
+        Frame::new(FrameType::Response, GroupId::METADATA, id, Payload::new(Bytes::from(vec![1; header]), body))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn frames_pass_however_the_stream_cuts_them(
+            shapes in prop::collection::vec((0..3000_usize, prop::collection::vec(0..40_000_usize, 0..4)), 1..8),
+            steps in prop::collection::vec(1..20_000_usize, 1..10),
+            is_vectored: bool,
+        ) {
+            let mut stream = Trickle::new(steps, is_vectored);
+            let counters = Counters::default();
+            let frames = shapes.iter().enumerate().map(|(id, (header, body))| frame(id as u64, *header, body)).collect();
+            block_on(write_frames(&mut stream, frames, HOUR, &counters)).unwrap();
+            prop_assert_eq!(counters.read().bytes_out, stream.bytes.len() as u64);
+
+            let limits = Limits::default();
+            let mut reader = FrameReader::new(stream, &limits, &Buffers::new(0));
+            for (id, (header, body)) in shapes.iter().enumerate() {
+                let received = block_on(reader.next(limits.of_nodes(), HOUR)).unwrap();
+                prop_assert_eq!(received.prelude.id, id as u64);
+                prop_assert_eq!(&received.header[..], &vec![1; *header][..]);
+                prop_assert_eq!(&received.body[..], &vec![id as u8; body.iter().sum()][..]);
+            }
+            prop_assert!(matches!(block_on(reader.next(limits.of_nodes(), HOUR)), Err(ReadError::Closed)));
+        }
+
+        #[test]
+        fn any_bytes_end_in_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200), is_version_1: bool) {
+            let mut stream = Trickle::new(vec![50], false);
+            stream.bytes.extend(&bytes);
+            if let (true, Some(first)) = (is_version_1, stream.bytes.front_mut()) {
+                *first = 1;
+            }
+            let limits = Limits::default();
+            prop_assert!(block_on(FrameReader::new(stream, &limits, &Buffers::new(0)).next(limits.of_nodes(), HOUR)).is_err());
+        }
+    }
+
+    #[test]
+    fn large_buffer_is_used_again_when_its_last_slice_is_gone() {
+        let buffers = Buffers::new(10 * LARGE_BYTES);
+        let hand_out = |length| {
+            let mut buffer = buffers.take(length);
+            buffer.resize(length, 0);
+            let buffer = buffer.freeze();
+            buffers.keep(&buffer);
+            buffer
+        };
+        let first = hand_out(LARGE_BYTES + 10);
+        let address = first.as_ptr();
+        let slice = first.slice(5..9);
+        drop(first);
+        let second = hand_out(LARGE_BYTES + 10);
+        assert_ne!(second.as_ptr(), address, "a slice of the first is still held");
+        drop(slice);
+        assert_eq!(hand_out(2 * LARGE_BYTES).as_ptr(), address, "a little larger fits too");
+    }
+
+    #[test]
+    fn kept_buffers_are_bounded() {
+        let buffers = Buffers::new(3 * LARGE_BYTES);
+        let kept: Vec<Bytes> = (0..10).map(|_| Bytes::from(vec![0; LARGE_BYTES])).collect();
+        kept.iter().for_each(|buffer| buffers.keep(buffer));
+        let sizes = || {
+            let handed_out = buffers.handed_out();
+            (handed_out.bytes, handed_out.buffers.len())
+        };
+        assert_eq!(sizes(), (3 * LARGE_BYTES, 3));
+        buffers.keep(&Bytes::from(vec![0; LARGE_BYTES - 1]));
+        assert_eq!(sizes(), (3 * LARGE_BYTES, 3), "small ones are not worth it");
+    }
+
+    #[test]
+    fn small_payload_keeps_nothing_else_alive() {
+        let mut stream = Trickle::new(vec![8000], true);
+        let counters = Counters::default();
+        block_on(write_frames(&mut stream, vec![frame(1, 10, &[20]), frame(2, 0, &[])], HOUR, &counters)).unwrap();
+        let limits = Limits::default();
+        let received =
+            block_on(FrameReader::new(stream, &limits, &Buffers::new(0)).next(limits.of_nodes(), HOUR)).unwrap();
+        drop(received.header);
+        assert_eq!(received.body.try_into_mut().unwrap().capacity(), 20);
     }
 }

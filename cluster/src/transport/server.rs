@@ -28,6 +28,9 @@ const NOISE_PAUSE: Duration = Duration::from_secs(1);
 /// Refusals that are remembered as logged.
 const REFUSALS_MAX: usize = 256;
 
+/// Connections by number, each with what ends it.
+type Current = BTreeMap<(NodeId, Lane), (u64, oneshot::Sender<()>)>;
+
 /// Takes in connections.
 pub(super) struct Server {
     shared: Arc<Shared>,
@@ -37,7 +40,7 @@ pub(super) struct Server {
     /// What everybody else's connection holds one of.
     strangers: Arc<Semaphore>,
     /// The connection of each node and lane, and what ends it when a newer one takes its place.
-    current: Mutex<BTreeMap<(NodeId, Lane), (u64, oneshot::Sender<()>)>>,
+    current: Mutex<Current>,
     logged: Mutex<Logged>,
 }
 
@@ -111,7 +114,7 @@ impl Server {
     /// A connection's life: handshake, then requests and answers.
     async fn serve(&self, stream: Box<dyn Stream>, address: &str, stranger: OwnedSemaphorePermit) {
         let (reader, mut writer) = tokio::io::split(stream);
-        let mut reader = FrameReader::new(reader, &self.shared.limits);
+        let mut reader = FrameReader::new(reader, &self.shared.limits, &self.shared.buffers);
         let hello = match expect_hello(&mut reader, &self.shared.limits, &self.shared.counters).await {
             Ok(hello) => hello,
             Err(error) => {
@@ -293,7 +296,7 @@ impl Server {
         }
     }
 
-    fn current(&self) -> MutexGuard<'_, BTreeMap<(NodeId, Lane), (u64, oneshot::Sender<()>)>> {
+    fn current(&self) -> MutexGuard<'_, Current> {
         self.current.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 

@@ -5,7 +5,7 @@ use super::frame::{Frame, FrameType, Payload, bytes_of};
 use super::handshake::{Hello, greet};
 use super::limits::Limits;
 use super::message::{CallError, Identity, Request, Response};
-use super::reader::FrameReader;
+use super::reader::{Buffers, FrameReader};
 use super::stats::Counters;
 use super::with_sources;
 use super::writer::write_frames;
@@ -48,7 +48,7 @@ async fn ask(
 ) -> Result<(Identity, Response), CallError> {
     let counters = Counters::default();
     let (reader, mut writer) = tokio::io::split(stream);
-    let mut reader = FrameReader::new(reader, limits);
+    let mut reader = FrameReader::new(reader, limits, &Buffers::new(0));
     let hello = Hello::stranger();
     let greeting = greet(&mut reader, &mut writer, &hello, limits, &counters);
     let welcome = greeting.await.map_err(|error| unreachable(peer, &error))?;

@@ -1,6 +1,7 @@
 //! Nodes over real sockets and files: append anywhere, grow, fail, come back, rebuild.
 
 #![allow(clippy::disallowed_methods, reason = "the tests are outside of the simulated world")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod support;
 
@@ -56,7 +57,8 @@ fn a_single_node_starts_again_from_what_is_durable_and_a_purged_log() {
     assert_eq!(after, before.numbers);
 }
 
-/// Makes a replica's state durable and waits until its log no longer begins at the beginning.
+/// Makes a replica's state durable and waits until its log no longer begins at the beginning, durably: a purge is durable
+/// with the next append, whose number is 9999.
 fn flush_and_purge(node: &Node, partition: u16) {
     node.toy(partition).flush();
     let replica = node.cluster.replica(PartitionId(partition)).unwrap();
@@ -65,6 +67,8 @@ fn flush_and_purge(node: &Node, partition: u16) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         other => Err(other.map(|entries| entries.len())),
     });
+    node.append(partition, 9999).unwrap();
+    eventually("the append has arrived", || node.toy(partition).state().numbers.get(&9999).map(|_| ()).ok_or(()));
 }
 
 #[test]
@@ -144,21 +148,30 @@ fn a_leader_that_shuts_down_hands_over_at_once() {
 #[test]
 fn reads_behind_a_barrier_see_what_was_acknowledged_anywhere() {
     let (_places, nodes) = three_nodes();
-    let leader = eventual_leader(&nodes, 3);
-    let replica = nodes[leader].cluster.replica(PartitionId(3)).unwrap();
-    for number in 0..20 {
-        let appended = nodes[(leader + 1) % 3].append(3, number).unwrap();
+    let barriers = |leader: usize| {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        let barriers = (0..8).map(|_| replica.read_barrier(deadline));
-        for offset in nodes[leader].block_on(futures::future::join_all(barriers)) {
-            assert!(offset.unwrap() >= appended.offset);
-        }
+        let replica = nodes[leader].cluster.replica(PartitionId(3)).unwrap();
+        let callers = (0..8).map(|_| replica.read_barrier(deadline));
+        nodes[leader].block_on(futures::future::join_all(callers)).into_iter().collect::<Result<Vec<_>, _>>()
+    };
+    for number in 0..20 {
+        let appended = nodes[number as usize % 3].append(3, number).unwrap();
+        // The steward may move leaders meanwhile; whoever passes the barrier has it all.
+        let (leader, offsets) = loop {
+            let leader = eventual_leader(&nodes, 3);
+            match barriers(leader) {
+                Ok(offsets) => break (leader, offsets),
+                Err(error) => assert_eq!(error, cluster::ReadError::NotLeader),
+            }
+        };
+        assert!(offsets.iter().all(|offset| *offset >= appended.offset));
         assert_eq!(nodes[leader].toy(3).state().numbers[&number], 1);
     }
-    let follower = nodes[(leader + 1) % 3].cluster.replica(PartitionId(3)).unwrap();
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    let refused = nodes[(leader + 1) % 3].block_on(follower.read_barrier(deadline));
-    assert_eq!(refused, Err(cluster::ReadError::NotLeader));
+    eventually("a follower is refused", || {
+        let follower = (eventual_leader(&nodes, 3) + 1) % 3;
+        let refused = barriers(follower);
+        if refused == Err(cluster::ReadError::NotLeader) { Ok(()) } else { Err(refused) }
+    });
 }
 
 #[test]
@@ -179,10 +192,14 @@ fn a_proposal_of_an_ended_leadership_is_refused() {
 #[test]
 fn an_oversized_payload_is_refused() {
     let node = Place::new(&[]).start();
-    let payload = Bytes::from(vec![0; 8 * 1024 * 1024 + 1]);
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    let refused = node.block_on(node.cluster.append(PartitionId(0), payload, deadline));
-    assert_eq!(refused, Err(cluster::AppendError::TooLarge));
+    let append = |bytes: usize| {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        node.block_on(node.cluster.append(PartitionId(0), Bytes::from(vec![0; bytes]), deadline))
+    };
+    assert_eq!(append(8 * 1024 * 1024 + 1), Err(cluster::AppendError::TooLarge));
+    // The segments of these tests hold records of up to a quarter of a mebibyte.
+    assert_eq!(append(300_000), Err(cluster::AppendError::TooLarge));
+    assert!(append(200_000).is_ok());
 }
 
 #[test]
@@ -195,7 +212,7 @@ fn a_node_that_joins_after_the_log_was_purged_gets_a_snapshot() {
     let joined = second.start();
     fully_replicated(&node, 2);
     agree(&[&node, &joined]);
-    assert_eq!(joined.toy(0).state().numbers.len(), 500);
+    assert_eq!(joined.toy(0).state().numbers.len(), 501);
 }
 
 #[test]
@@ -211,17 +228,25 @@ fn a_replica_that_lost_its_store_is_rebuilt_from_another() {
     nodes.push(places[2].start());
     eventually("the replica is rebuilt", || nodes[2].cluster.ready());
     agree(&nodes.iter().collect::<Vec<_>>());
-    assert_eq!(nodes[2].toy(2).state().numbers.len(), 301);
+    assert_eq!(nodes[2].toy(2).state().numbers.len(), 302);
 }
 
 #[test]
-fn a_single_node_that_lost_its_store_says_so() {
+fn a_single_node_that_lost_its_store_or_part_of_it_says_so() {
     let place = Place::new(&[]);
     let node = place.start();
-    (0..300).for_each(|number| drop(node.append(0, number).unwrap()));
+    (0..10).for_each(|number| drop(node.append(0, number).unwrap()));
+    node.toy(0).flush();
+    let store = place.store_path().join("partition-0");
+    let older = std::fs::read(&store).unwrap();
+    (10..300).for_each(|number| drop(node.append(0, number).unwrap()));
     flush_and_purge(&node, 0);
     node.kill();
-    std::fs::remove_dir_all(place.store_path()).unwrap();
+
+    std::fs::remove_file(&store).unwrap();
+    let refused = place.try_start().map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::StoreLost { partition: PartitionId(0) }), "{refused:?}");
+    std::fs::write(&store, older).unwrap();
     let refused = place.try_start().map(|_| ()).unwrap_err();
     assert!(matches!(refused, Error::StoreLost { partition: PartitionId(0) }), "{refused:?}");
 }
@@ -265,15 +290,52 @@ fn nothing_acknowledged_is_lost_while_a_cluster_grows_under_load() {
 }
 
 #[test]
+fn a_fourth_node_takes_its_share_and_the_cluster_goes_on_without_the_first() {
+    let (places, mut nodes) = three_nodes();
+    (0..60).for_each(|number| drop(nodes[0].append(number as u16 % 6, number).unwrap()));
+    let fourth = Place::new(&[&places[1]]);
+    nodes.push(fourth.start());
+    holds(&nodes[3], 4);
+    fully_replicated(&nodes[3], 3);
+    nodes[..3].iter().for_each(|node| eventually("a replica has moved away", || holds_at_most(node, 5)));
+    (60..120).for_each(|number| drop(nodes[3].append(number as u16 % 6, number).unwrap()));
+
+    let first = nodes[0].cluster.node_id();
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+    assert_eq!(nodes[1].block_on(nodes[1].cluster.remove_node(first, deadline)), Ok(true));
+    eventually("the first node holds nothing", || holds_at_most(&nodes[0], 0));
+    nodes.remove(0).kill();
+    fully_replicated(&nodes[2], 3);
+    (120..180).for_each(|number| drop(nodes[0].append(number as u16 % 6, number).unwrap()));
+    agree(&nodes.iter().collect::<Vec<_>>());
+    let total: usize = (0..6).map(|partition| nodes[1].toy(partition).state().numbers.len()).sum();
+    assert_eq!(total, 180);
+    let refused = places[0].try_start().map(|_| ()).unwrap_err();
+    assert!(matches!(refused, Error::Refused(_)), "{refused:?}");
+}
+
+fn held(node: &Node) -> usize {
+    node.cluster.partitions().into_iter().filter(|partition| node.cluster.replica(*partition).is_some()).count()
+}
+
+fn holds(node: &Node, replicas: usize) {
+    eventually("the node holds its replicas", || (held(node) >= replicas).then_some(()).ok_or(held(node)));
+}
+
+fn holds_at_most(node: &Node, replicas: usize) -> Result<(), usize> {
+    if held(node) <= replicas { Ok(()) } else { Err(held(node)) }
+}
+
+#[test]
 fn all_nodes_killed_at_once_come_back_with_what_they_acknowledged() {
     let (places, nodes) = three_nodes();
     (0..60).for_each(|number| drop(nodes[number as usize % 3].append(number as u16 % 6, number).unwrap()));
     nodes.into_iter().for_each(Node::kill);
     let nodes: Vec<Node> = places.iter().map(Place::start).collect();
-    nodes[0].append(0, 100).unwrap();
+    (0..6).for_each(|partition| drop(nodes[0].append(partition, 100).unwrap()));
     agree(&nodes.iter().collect::<Vec<_>>());
     let total: usize = (0..6).map(|partition| nodes[1].toy(partition).state().numbers.len()).sum();
-    assert_eq!(total, 61);
+    assert_eq!(total, 66);
 }
 
 #[test]
@@ -283,7 +345,10 @@ fn a_directory_of_another_cluster_does_not_join() {
     mine.start().kill();
     mine.join = vec![other.address.clone()];
     let refused = mine.try_start().map(|_| ()).unwrap_err();
-    assert!(matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()), "{refused}");
+    assert!(
+        matches!(&refused, Error::OtherCluster { other, .. } if *other == others.cluster.cluster_id()),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -308,4 +373,28 @@ fn a_node_that_moved_is_found_at_its_new_address() {
     });
     nodes[0].append(0, 1).unwrap();
     agree(&nodes.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn the_tail_gives_every_applied_entry_once_and_in_order() {
+    let node = Place::new(&[]).start();
+    let last = (0..50).map(|number| node.append(0, number).unwrap().offset).last().unwrap();
+    let replica = node.cluster.replica(PartitionId(0)).unwrap();
+    assert_eq!(*replica.applied().borrow(), Some(last), "what was answered is applied");
+    let mut entries = Vec::new();
+    let mut next = cluster::Offset(0);
+    loop {
+        let read = node.block_on(replica.tail(next, 64)).unwrap();
+        assert!(read.len() <= 10, "eight 8-byte payloads, and entries without one");
+        let Some(newest) = read.last() else { break };
+        next = newest.position.offset.next();
+        entries.extend(read);
+    }
+    let offsets: Vec<u64> = entries.iter().map(|entry| entry.position.offset.0).collect();
+    assert_eq!(offsets, (0..=last.0).collect::<Vec<_>>());
+    let numbers = entries.iter().filter_map(|entry| match &entry.payload {
+        cluster::Payload::Data(bytes) => Some(u64::from_le_bytes(bytes[..].try_into().unwrap())),
+        _ => None,
+    });
+    assert_eq!(numbers.collect::<Vec<_>>(), (0..50).collect::<Vec<_>>());
 }

@@ -3,12 +3,10 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::environment::{
-    Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool,
-};
+use cluster::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
 use cluster::{
-    AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId, Payload,
-    Snapshot, SnapshotChunks, StateMachine, Term,
+    AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId,
+    Payload, Snapshot, SnapshotChunks, StateMachine, Term,
 };
 use std::collections::BTreeMap;
 use std::io;
@@ -152,7 +150,7 @@ pub struct Toys {
 
 #[async_trait]
 impl Host for Toys {
-    async fn open(&self, partition: PartitionId) -> io::Result<Arc<dyn StateMachine>> {
+    async fn open(&self, partition: PartitionId, _: Bytes) -> io::Result<Arc<dyn StateMachine>> {
         std::fs::create_dir_all(&self.directory)?;
         let toy = Arc::new(Toy::open(self.directory.join(format!("partition-{partition}")))?);
         self.machines.lock().unwrap().insert(partition, toy.clone());

@@ -70,7 +70,7 @@ impl Parser {
     /// Reads one line without its LF. `None` for a blank one.
     pub fn line<'a>(&mut self, line: &'a [u8]) -> Result<Option<Event<'a>>, Reason> {
         match self.usual(line) {
-            Some((event, rest)) if rest.is_empty() => Ok(Some(event)),
+            Some((event, [])) => Ok(Some(event)),
             _ => self.exact(line),
         }
     }

@@ -225,7 +225,6 @@ async fn chunks_are_shared_between_the_tables_of_applied_and_consumed() {
 }
 
 /// sled with real threads: reads, snapshots and write-outs at once, then a restart.
-#[allow(clippy::disallowed_methods, reason = "a reader on a thread of its own, whose panic fails the test")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn sled_serves_reads_and_snapshots_while_it_is_written() {
     let directory = tempfile::tempdir().unwrap();
@@ -244,6 +243,7 @@ async fn sled_serves_reads_and_snapshots_while_it_is_written() {
     let replica = Replica::of(disk.clone(), state.clone());
     let mut log = Log::default();
     let reading = state.clone();
+    #[allow(clippy::disallowed_methods, reason = "the test wants reads on a thread of their own")]
     let reads = tokio::task::spawn_blocking(move || {
         let reader = reading.reader();
         let mut last = 0;

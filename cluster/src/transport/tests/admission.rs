@@ -110,8 +110,8 @@ async fn stranger_is_cut_off_above_its_limits() {
     assert_eq!(hand.greet(&Hello::stranger()).await, Welcome::new(Verdict::Welcome, identity(2)));
     hand.request(1, Request { kind: ALLOWED, ..sized(100) }).await;
     assert_eq!(two.next().await.request.body[0].len(), 100);
-    hand.request(2, Request { kind: ALLOWED, ..sized(101) }).await;
     hand.read().await.expect("the first request was dropped by the test, which is an answer");
+    hand.request(2, Request { kind: ALLOWED, ..sized(101) }).await;
     hand.closed().await;
     assert_eq!(two.transport.stats().frames_malformed, 1);
     assert!(two.arrived.try_recv().is_err());
@@ -163,6 +163,19 @@ async fn connections_that_do_not_say_who_they_are_are_bounded_and_end() {
     }
     assert_eq!(start.elapsed(), limits.handshake_timeout);
     Hand::connect(&network, 1, 2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_do_not_take_the_place_of_strangers() {
+    let network = Arc::new(MemoryNetwork::default());
+    let two = node_with(&network, identity(2), Limits { strangers_max: 1, ..Limits::default() }).await;
+    let _nodes = [Hand::connect(&network, 1, 2).await, Hand::connect(&network, 3, 2).await];
+    let mut stranger = Hand::new(network.raw("2").unwrap());
+    assert_eq!(stranger.greet(&Hello::stranger()).await.verdict, Verdict::Welcome);
+    assert_eq!(two.transport.stats().connections_accepted, 3);
+    let start = Instant::now();
+    stranger.closed().await;
+    assert_eq!(start.elapsed(), Limits::default().handshake_timeout, "a stranger that asks nothing has to go");
 }
 
 /// Counts warnings.

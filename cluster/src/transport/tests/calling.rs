@@ -254,3 +254,32 @@ async fn aborted_tasks_leave_no_caller_waiting() {
     one.environment.tasks.shutdown();
     assert_eq!(pending.await, Err(CallError::Stopped));
 }
+
+#[tokio::test(start_paused = true)]
+async fn earlier_deadline_of_a_later_call_is_kept() {
+    let (one, mut two) = two().await;
+    let late = one.send(2, request(1, "late"), 60_000);
+    let late_reply = two.next().await.reply;
+    let start = Instant::now();
+    let soon = one.send(2, request(2, "soon"), 100);
+    let _soon_reply = two.next().await.reply;
+    late_reply.send(response("in time"));
+    assert_eq!(late.await, Ok(response("in time")));
+    assert_eq!(soon.await, Err(CallError::Deadline));
+    assert_eq!(start.elapsed().as_millis(), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answerer_keeps_an_unused_connection_longer_than_the_caller() {
+    let network = Arc::new(MemoryNetwork::default());
+    let mut two = node(&network, 2).await;
+    let mut hand = Hand::connect(&network, 1, 2).await;
+    let idle_timeout = Limits::default().idle_timeout;
+    tokio::time::sleep(idle_timeout * 2).await;
+    hand.request(1, request(1, "still there")).await;
+    two.next().await.reply.send(response("yes"));
+    hand.read().await.unwrap();
+    let start = Instant::now();
+    hand.closed().await;
+    assert_eq!(start.elapsed(), idle_timeout * 3);
+}

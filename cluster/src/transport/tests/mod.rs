@@ -8,7 +8,7 @@ mod tcp;
 
 use super::frame::{Frame, FrameType, Payload};
 use super::handshake::{Hello, Verdict, Welcome, expect_hello, greet};
-use super::reader::{FrameReader, Received};
+use super::reader::{Buffers, FrameReader, Received};
 use super::stats::Counters;
 use super::writer::write_frames;
 use super::*;
@@ -203,7 +203,12 @@ impl Hand {
     pub fn new(stream: DuplexStream) -> Hand {
         let limits = Limits::default();
         let (reader, writer) = tokio::io::split(stream);
-        Hand { reader: FrameReader::new(reader, &limits), writer, limits, counters: Counters::default() }
+        Hand {
+            reader: FrameReader::new(reader, &limits, &Buffers::new(0)),
+            writer,
+            limits,
+            counters: Counters::default(),
+        }
     }
 
     /// Connects as a node.

@@ -1,0 +1,155 @@
+//! One node process: how it is started, what it says, how it is stopped.
+
+use super::super::failure::{Exit, Failure, Outcome};
+use cluster::environment::Tasks;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{ChildStderr, ChildStdin, Command};
+use tokio::sync::{oneshot, watch};
+
+/// How a node is to be started.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Its name.
+    pub name: String,
+    /// Where it serves clients; other nodes on the port after it.
+    pub http_port: u16,
+    /// Cluster port of the node to join by.
+    pub join_port: Option<u16>,
+    /// Its own directory.
+    pub data_dir: PathBuf,
+    /// What the user adds.
+    pub flags: Vec<String>,
+    /// Whether all its log lines are wanted.
+    pub is_verbose: bool,
+}
+
+impl Plan {
+    /// Where it serves clients.
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.http_port)
+    }
+
+    /// The arguments that start it, without those that tie it to this process.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = vec![
+            "start".to_owned(),
+            "--data-dir".to_owned(),
+            self.data_dir.display().to_string(),
+            "--http-addr".to_owned(),
+            format!("127.0.0.1:{}", self.http_port),
+            "--cluster-addr".to_owned(),
+            format!("127.0.0.1:{}", self.http_port + 1),
+            "--node-name".to_owned(),
+            self.name.clone(),
+        ];
+        if let Some(port) = self.join_port {
+            arguments.extend(["--join".to_owned(), format!("127.0.0.1:{port}")]);
+        }
+        arguments.extend(self.flags.iter().cloned());
+        arguments
+    }
+
+    /// Refuses ports that somebody listens on already, before anything is started.
+    pub fn check_ports(&self) -> Outcome {
+        for port in [self.http_port, self.http_port + 1] {
+            std::net::TcpListener::bind(("127.0.0.1", port)).map_err(|error| {
+                let message = format!("port {port} for {}: {error}; choose other ports with --base-port", self.name);
+                Failure::new(Exit::Failed, message)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// A node process.
+pub struct Child {
+    /// How it was started.
+    pub plan: Plan,
+    /// Its end asks the node to stop.
+    stdin: Option<ChildStdin>,
+    kill: Option<oneshot::Sender<()>>,
+    ready: watch::Receiver<bool>,
+    status: watch::Receiver<Option<ExitStatus>>,
+}
+
+impl Child {
+    /// Starts the process. It is killed when `tasks` are dropped with the runtime, and stops by itself when we die.
+    pub fn spawn(plan: &Plan, tasks: &Tasks) -> Result<Child, Failure> {
+        let failed = |error| Failure::io(format!("starting {}", plan.name), &error);
+        let mut command = Command::new(std::env::current_exe().map_err(failed)?);
+        command.args(plan.arguments()).arg("--exit-with-parent").env_remove("HOURMARK_JOIN");
+        if !plan.is_verbose && std::env::var_os("HOURMARK_LOG_FILTER").is_none() {
+            command.env("HOURMARK_LOG_FILTER", "warn");
+        }
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;
+        let stdin = process.stdin.take();
+        let stderr = process.stderr.take().expect("stderr was asked for as a pipe");
+        let (ready_sender, ready) = watch::channel(false);
+        let (status_sender, status) = watch::channel(None);
+        let (kill, killed) = oneshot::channel();
+        let lines = tasks.spawn("node lines", relay(plan.name.clone(), stderr, ready_sender));
+        tasks.spawn("node process", async move {
+            let ended = tokio::select! {
+                ended = process.wait() => ended,
+                Ok(()) = killed => {
+                    // It may have ended in this very moment.
+                    let _ = process.start_kill();
+                    process.wait().await
+                }
+            };
+            // Its last words come before the news of its death.
+            let _ = lines.await;
+            status_sender.send_replace(Some(ended.unwrap_or_default()));
+        });
+        Ok(Child { plan: plan.clone(), stdin, kill: Some(kill), ready, status })
+    }
+
+    /// Turns true when the node serves.
+    pub fn ready(&self) -> watch::Receiver<bool> {
+        self.ready.clone()
+    }
+
+    /// Whether the process has not ended yet.
+    pub fn is_running(&self) -> bool {
+        self.status.borrow().is_none()
+    }
+
+    /// Waits until the process has ended.
+    pub async fn wait(&self) {
+        // An error means that the task which waits for the process is gone, and the process with it.
+        let _ = self.status.clone().wait_for(Option::is_some).await;
+    }
+
+    /// How the process ended; asked only after [`Child::wait`].
+    pub fn ended(&self) -> ExitStatus {
+        self.status.borrow().unwrap_or_default()
+    }
+
+    /// Asks the node to come to a good end.
+    pub fn ask_to_stop(&mut self) {
+        self.stdin = None;
+    }
+
+    /// Ends the process at once.
+    pub fn kill(&mut self) {
+        if let Some(kill) = self.kill.take() {
+            // An error means that it has ended.
+            let _ = kill.send(());
+        }
+    }
+}
+
+/// Passes a node's lines on with its name before them, and notes when it says that it serves.
+async fn relay(name: String, stderr: ChildStderr, ready: watch::Sender<bool>) {
+    let mut lines = BufReader::new(stderr).split(b'\n');
+    while let Ok(Some(line)) = lines.next_segment().await {
+        let line = String::from_utf8_lossy(&line);
+        if line.starts_with("ready ") {
+            ready.send_replace(true);
+        }
+        eprintln!("{name} | {line}");
+    }
+}

@@ -1,1 +1,0 @@
-//! Builds every room from configuration and environment, starts and stops them in order.

@@ -1,0 +1,66 @@
+//! What this node gives the cluster: partitions' state machines, and answers to other nodes.
+
+use super::settings::ClusterSettings;
+use crate::metrics::StoreMetrics;
+use crate::query::{self, Leader};
+use crate::rollup::{Engine, Policy, Store};
+use async_trait::async_trait;
+use bytes::Bytes;
+use cluster::environment::Environment;
+use cluster::{Host, PartitionId, StateMachine};
+use std::io;
+use std::sync::{Arc, OnceLock};
+use tokio::sync::OnceCell;
+
+/// Opens partitions in the node's store; answers questions once the node can.
+pub struct ProductHost {
+    environment: Environment,
+    engine: Engine,
+    policy: Policy,
+    metrics: StoreMetrics,
+    store: OnceCell<Store>,
+    leader: OnceLock<Leader>,
+}
+
+impl ProductHost {
+    /// A host whose store is opened when the cluster's settings are known.
+    pub fn new(environment: Environment, engine: Engine, policy: Policy, metrics: StoreMetrics) -> ProductHost {
+        let (store, leader) = (OnceCell::new(), OnceLock::new());
+        ProductHost { environment, engine, policy, metrics, store, leader }
+    }
+
+    /// The node's store, opened with the cluster's settings.
+    pub async fn store(&self, settings: &ClusterSettings) -> io::Result<Store> {
+        let open = || {
+            Store::open(
+                &self.environment,
+                self.engine.clone(),
+                settings.sketch(),
+                self.policy.clone(),
+                self.metrics.clone(),
+            )
+        };
+        Ok(self.store.get_or_try_init(open).await?.clone())
+    }
+
+    /// Questions are answered from now on.
+    pub fn answer_by(&self, leader: Leader) {
+        // Set once, at the node's only start.
+        let _ = self.leader.set(leader);
+    }
+}
+
+#[async_trait]
+impl Host for ProductHost {
+    async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<Arc<dyn StateMachine>> {
+        let store = self.store(&ClusterSettings::decode(&settings)?).await?;
+        Ok(Arc::new(store.partition(partition).await?))
+    }
+
+    async fn serve(&self, partition: PartitionId, request: Bytes) -> Bytes {
+        match self.leader.get() {
+            Some(leader) => leader.serve(partition, &request).await,
+            None => query::not_yet(),
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Exit codes and messages of the command line against real nodes.
+
+use crate::support::{event, free_address, hourmark, single};
+use std::process::Output;
+
+fn outcome(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+fn a_node_that_cannot_run_says_why_in_one_line() {
+    let cluster = single(&[]);
+    let other = tempfile::tempdir().unwrap();
+    let data = cluster.directory.path().join("n1").display().to_string();
+    let fresh = other.path().join("fresh").display().to_string();
+    let file = other.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let (http, free) = (cluster.nodes[0].http.clone(), free_address());
+    let start = |data: &str, http: &str| {
+        hourmark(&["start", "--data-dir", data, "--http-addr", http, "--cluster-addr", &free_address()])
+    };
+    for (output, word) in [
+        (start(&fresh, &http), "--http-addr"),
+        (start(&data, &free), "in use"),
+        (start(&file.display().to_string(), &free), "file"),
+    ] {
+        let (code, message) = outcome(&output);
+        assert_eq!(code, Some(1), "{message}");
+        assert!(message.contains(word) && message.trim().lines().count() == 1, "{word}: {message}");
+    }
+}
+
+#[test]
+fn a_directory_of_another_cluster_is_refused() {
+    let mut first = single(&[]);
+    let data = first.directory.path().join("n1").display().to_string();
+    first.nodes[0].signal("TERM");
+    let directory = tempfile::tempdir().unwrap();
+    let mut second = crate::support::Node::new(directory.path(), "other", None, &[]);
+    second.start();
+    let (http, cluster) = (free_address(), free_address());
+    let arguments =
+        ["start", "--data-dir", &data, "--http-addr", &http, "--cluster-addr", &cluster, "--join", &second.cluster];
+    let (code, message) = outcome(&hourmark(&arguments));
+    assert_eq!(code, Some(2), "{message}");
+    assert!(message.contains("another") || message.contains("belongs to cluster"), "{message}");
+}
+
+#[test]
+fn exit_codes_tell_what_happened() {
+    let cluster = single(&[]);
+    let server = format!("http://{}", cluster.nodes[0].http);
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.display().to_string()
+    };
+    let run = |arguments: &[&str]| hourmark(&[arguments, &["--server", &server]].concat()).status.code();
+    let good = event("checkout", "2026-03-01T10:00:00Z", "1");
+    assert_eq!(run(&["send", &path("empty", "")]), Some(0));
+    assert_eq!(run(&["send", &path("good", &good)]), Some(0));
+    assert_eq!(run(&["send", &path("bad", &(good + "{broken\n"))]), Some(1));
+    assert_eq!(run(&["query", "checkout"]), Some(0));
+    assert_eq!(run(&["query", "nobody"]), Some(3));
+    assert_eq!(run(&["status"]), Some(0));
+    assert_eq!(run(&["query"]), Some(2));
+    let nobody = format!("http://{}", free_address());
+    assert_eq!(hourmark(&["status", "--server", &nobody]).status.code(), Some(4));
+}
