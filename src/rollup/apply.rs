@@ -9,7 +9,7 @@ use super::keys;
 use super::position::row_hash;
 use super::quarantine;
 use super::recent::RecentRow;
-use super::state::{Inner, PartitionState, Shared, consumed_of};
+use super::state::{Inner, PartitionState, Shared};
 use super::tail::{Acceptance, Events, Kind, TailEntry};
 use crate::format::{Checkpoint, Entry, EventsEntry, StoredRollup};
 use async_trait::async_trait;
@@ -124,7 +124,7 @@ impl Shared {
         inner.consume(&checkpoint).map_err(|what| self.broken(what))?;
         inner.position.checkpoint = Some(position.offset.0);
         inner.push(own);
-        let consumed = consumed_of(&inner.position);
+        let consumed = inner.position.reached();
         drop(inner);
         self.consumed.send_replace(consumed);
         Ok(CheckpointAnswer::Applied.encode())

@@ -10,7 +10,7 @@ use super::load::{encode_current, window_row};
 use super::position::{Digest, Position, row_hash};
 use super::rows::{Row, RowBatch, RowStore};
 use super::snapshot::{TYPE_END, TYPE_HEADER, TYPE_ROWS, VERSION};
-use super::state::{PartitionState, Shared, consumed_of};
+use super::state::{PartitionState, Shared};
 use super::tail::Tail;
 use crate::format::StoredRollup;
 use crate::format::codec;
@@ -235,7 +235,7 @@ impl Shared {
         inner.behind_since = None;
         inner.consumed_bytes = inner.applied_bytes;
         inner.durable_bytes = inner.applied_bytes;
-        let (consumed, durable) = (consumed_of(&inner.position), inner.durable.position);
+        let (consumed, durable) = (inner.position.reached(), inner.durable.position);
         drop(inner);
         tracing::info!(partition = %self.id, offset = ?consumed.through, "snapshot installed");
         self.consumed.send_replace(consumed);

@@ -323,25 +323,21 @@ fn encode<'a>(changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Ve
     body
 }
 
-#[allow(clippy::type_complexity, reason = "changes as a batch holds them; a name would hide that")]
-fn decode(mut body: &[u8]) -> Option<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
-    let mut changes = Vec::new();
+fn decode(mut body: &[u8]) -> Option<RowBatch> {
+    let mut batch = RowBatch::default();
     while !body.is_empty() {
         let (header, rest) = body.split_at_checked(CHANGE_HEADER_BYTES)?;
         let [kind, k0, k1, v0, v1, v2, v3] = *header else { return None };
         let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([k0, k1])))?;
         let (value, rest) = rest.split_at_checked(u32::from_le_bytes([v0, v1, v2, v3]) as usize)?;
-        changes.push((
-            key.to_vec(),
-            match kind {
-                0 => None,
-                1 => Some(value.to_vec()),
-                _ => return None,
-            },
-        ));
+        match kind {
+            0 => batch.remove(key.to_vec()),
+            1 => batch.put(key.to_vec(), value.to_vec()),
+            _ => return None,
+        }
         body = rest;
     }
-    Some(changes)
+    Some(batch)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@
 //! A damaged row leaves a marker in the data directory. The next start moves the whole store aside and begins with empty
 //! states, which the log replays, or a peer's snapshot fills. The same happens to a store that does not open.
 //!
-//! Reading order: [`identities`] (verdicts), `tail`, `state`, `apply`, `write_out`, `snapshot`, `install`, `reader`.
+//! Reading order: `identities` (verdicts), `tail`, `state`, `apply`, `write_out`, `snapshot`, `install`, `reader`.
 
 mod apply;
 mod error;
@@ -44,9 +44,9 @@ mod write_out;
 pub use apply::CheckpointAnswer;
 pub use error::Error;
 pub use identities::{EDGE_SPAN, IDLE_HOURS, SEQUENCES_MIN};
-pub use position::Digest;
+pub use position::{Consumed, Digest};
 pub use reader::{AppHours, AppsPage, AsOf, HoursPage, Reader};
-pub use state::{Consumed, Figures, PartitionState};
+pub use state::{Figures, PartitionState};
 pub use store::{Engine, Store};
 pub use tail::Acceptance;
 pub use write_out::{Behind, Policy};

@@ -53,6 +53,15 @@ pub struct Position {
     pub identities_digest: u64,
 }
 
+/// How far checkpoints have folded the log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Consumed {
+    /// Everything up to and including this offset is in the stored rollups; `None` before the first checkpoint.
+    pub through: Option<Offset>,
+    /// Event time reached, ms since the epoch.
+    pub watermark_ms: u64,
+}
+
 /// A fingerprint of a partition's state: equal on all replicas at an equal `consumed`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Digest {
@@ -79,6 +88,11 @@ impl Position {
     /// The offset of `consumed`.
     pub fn offset(&self) -> Option<Offset> {
         self.consumed.map(|consumed| consumed.offset)
+    }
+
+    /// How far checkpoints have folded the log.
+    pub fn reached(&self) -> Consumed {
+        Consumed { through: self.offset(), watermark_ms: self.watermark_ms }
     }
 
     /// What the log is told of it.

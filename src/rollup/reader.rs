@@ -191,12 +191,10 @@ impl Reader {
         let first = rows.into_iter().take(wanted);
         first
             .map(|(tail, value)| {
-                let stored = match (memory.get(&tail[..]), value) {
-                    (Some(row), _) => row.stored.clone(),
-                    (None, value) => {
-                        let value = value.unwrap_or_default();
-                        StoredRollup::decode(&value).map_err(|error| self.shared.damaged(&tail, error))?
-                    }
+                let stored = match memory.get(&tail[..]) {
+                    Some(row) => row.stored.clone(),
+                    None => StoredRollup::decode(&value.unwrap_or_default())
+                        .map_err(|error| self.shared.damaged(&tail, error))?,
                 };
                 Ok((self.split(&tail)?.1, stored))
             })

@@ -1,7 +1,7 @@
 //! An ordered map of rows on disk: the little that the room asks of a storage engine.
 //!
 //! Engines: [`super::sled_rows`] in production, [`super::journal_rows`] where the disk is not a directory of the operating
-//! system. Both pass the same suite (`rows/conformance.rs`). Calls block; writes go through `Environment.tasks.blocking`.
+//! system. Both pass the same suite (`rows_conformance.rs`). Calls block; writes go through `Environment.tasks.blocking`.
 //!
 //! What an engine promises:
 //! - a batch is in the map whole or not at all, also after a crash;

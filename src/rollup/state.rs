@@ -17,7 +17,7 @@ use super::error::Error;
 use super::identities::{Identities, Limits};
 use super::keys::{self, Generation};
 use super::load;
-use super::position::{Digest, Position};
+use super::position::{Consumed, Digest, Position};
 use super::recent::Recent;
 use super::rows::RowStore;
 use super::snapshot::Overlay;
@@ -75,15 +75,6 @@ pub(super) struct Inner {
     pub durable_bytes: u64,
 }
 
-/// How far checkpoints have folded the log.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Consumed {
-    /// Everything up to and including this offset is in the stored rollups; `None` before the first checkpoint.
-    pub through: Option<Offset>,
-    /// Event time reached, ms since the epoch.
-    pub watermark_ms: u64,
-}
-
 /// Figures of a replica, for status and metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -139,7 +130,7 @@ impl PartitionState {
     ) -> Result<PartitionState, Error> {
         let loaded = load::partition(id, &*rows, limits).inspect_err(|error| damage.report(error))?;
         let durable = loaded.position.durable();
-        let (consumed, durable_position) = (consumed_of(&loaded.position), durable.position);
+        let (consumed, durable_position) = (loaded.position.reached(), durable.position);
         let inner = Inner {
             generation: loaded.generation,
             current: loaded.base.untracked(),
@@ -177,7 +168,7 @@ impl PartitionState {
 
     /// How far checkpoints have folded the log.
     pub fn consumed(&self) -> Consumed {
-        consumed_of(&self.shared.lock().position)
+        self.shared.lock().position.reached()
     }
 
     /// [`PartitionState::consumed`], as it moves.
@@ -290,8 +281,4 @@ impl Inner {
         }
         Ok(())
     }
-}
-
-pub(super) fn consumed_of(position: &Position) -> Consumed {
-    Consumed { through: position.offset(), watermark_ms: position.watermark_ms }
 }

@@ -2,9 +2,11 @@
 
 use super::disk::{Crash, MemoryDisk};
 use super::world::{Given, Log, Replica, app, events, journal, open_state};
+use crate::format::golden;
 use crate::rollup::PartitionState;
 use crate::rollup::identities::Limits;
 use crate::rollup::position::Digest;
+use bytes::Bytes;
 use cluster::{Payload, StateMachine};
 use std::collections::BTreeSet;
 
@@ -179,6 +181,33 @@ async fn a_snapshot_that_does_not_fit_together_changes_nothing() {
     }
     replica.state.install(durable, Box::new(Given(chunks.into_iter()))).await.unwrap();
     assert_eq!(replica.state.verify().await.unwrap(), source.state.digest());
+}
+
+#[tokio::test]
+async fn layout_of_snapshots_never_changes() {
+    let (mut log, source) = (Log::default(), Replica::new(&Limits::default()));
+    log.push(Payload::Membership("members".into()));
+    feed(&mut log, &source, 5);
+    let mut bytes = Vec::new();
+    let mut capture = source.state.capture();
+    while let Some(chunk) = capture.next_chunk().unwrap() {
+        bytes.extend_from_slice(&u32::try_from(chunk.len()).unwrap().to_le_bytes());
+        bytes.extend_from_slice(&chunk);
+    }
+    golden::check("snapshot-v1", &bytes);
+
+    let golden = golden::read("snapshot-v1");
+    let mut rest = &golden[..];
+    let mut chunks = Vec::new();
+    while let Some((length, behind)) = rest.split_first_chunk::<4>() {
+        let (chunk, behind) = behind.split_at(u32::from_le_bytes(*length) as usize);
+        chunks.push(Bytes::copy_from_slice(chunk));
+        rest = behind;
+    }
+    let replica = Replica::new(&Limits::default());
+    replica.state.install(capture.position().durable(), Box::new(Given(chunks.into_iter()))).await.unwrap();
+    assert_eq!(replica.state.verify().await.unwrap(), source.state.digest());
+    log.compare(&replica);
 }
 
 #[tokio::test]

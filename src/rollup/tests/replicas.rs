@@ -227,7 +227,7 @@ fn run(limits: &Limits, plain: Option<PlainIdentities>, steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn replicas_come_to_the_models_state_whatever_happens_to_them(steps in prop::collection::vec(step(12, 1), 1..60)) {
