@@ -145,11 +145,10 @@ async fn a_failed_sync_is_not_tried_again_and_stops_the_node() {
     let (environment, log) = open(&disk).await.unwrap();
     let group = log.group(GroupId(1));
     append(&group, 1, 10).await.unwrap();
-    disk.fail_syncs(true);
+    disk.fail_syncs(1);
     let outcome = append(&group, 1, 10).await;
     assert!(outcome.is_err());
     assert!(environment.tasks.failed().await.contains("could not be written"));
-    disk.fail_syncs(false);
     assert!(append(&group, 1, 10).await.is_err());
     assert!(group.save_vote(Bytes::new()).await.is_err());
     log.close().await;
@@ -299,6 +298,40 @@ async fn a_closed_log_opens_as_it_was_and_takes_no_more() {
     let (_environment, log) = open(&disk.crash_with(Tear::Nothing)).await.unwrap();
     assert!(!log.is_fresh());
     assert_eq!(content(&log).await.unwrap(), expected);
+}
+
+/// Appends two entries that begin the second segment, and cuts the power after `bytes` of that write.
+async fn cut_while_a_segment_begins(disk: &SimulatedDisk, term: u64, bytes: u64) -> SimulatedDisk {
+    let before = disk.fork();
+    disk.record();
+    let (environment, log) = open(disk).await.unwrap();
+    let group = log.group(GroupId(1));
+    let payload = Bytes::from(vec![term as u8; 900]);
+    let record = |offset| Record { position: position(term, offset), kind: 1, payload: payload.clone() };
+    group.append(vec![record(4), record(5)], Box::new(|done| done.unwrap())).await.unwrap();
+    settle().await;
+    environment.tasks.shutdown();
+    let trace = disk.recorded();
+    let is_append = |operation: &Operation| matches!(operation, Operation::Write(_, 64, bytes) if bytes.len() > 1800);
+    let end = trace.iter().position(is_append).unwrap();
+    trace[..=end].iter().for_each(|operation| before.apply(operation));
+    before.crash_with(Tear::Prefix(bytes))
+}
+
+#[tokio::test(start_paused = true)]
+async fn remains_of_a_segment_that_never_began_are_not_taken_for_records_later() {
+    let disk = SimulatedDisk::new(0);
+    let (environment, log) = open(&disk).await.unwrap();
+    append(&log.group(GroupId(1)), 4, 900).await.unwrap();
+    settle().await;
+    environment.tasks.shutdown();
+    // The second segment: a state of 152 bytes, then two entries of 968. Of the state, a bit is lost.
+    let disk = cut_while_a_segment_begins(&disk.kill(), 2, u64::MAX).await;
+    disk.flip_bit(Path::new("log/000000000002.log"), (64 + 70) * 8);
+    // The same again with other bytes; of the second entry, nothing is written.
+    let disk = cut_while_a_segment_begins(&disk, 3, 152 + 968).await;
+    let (_environment, log) = open(&disk).await.unwrap();
+    assert_eq!(log.group(GroupId(1)).state().last, Some(position(3, 4)));
 }
 
 #[tokio::test(start_paused = true)]

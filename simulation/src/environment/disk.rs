@@ -30,7 +30,7 @@ struct Machine {
     process: u64,
     locked_by: Option<u64>,
     capacity_bytes: Option<u64>,
-    fails_syncs: bool,
+    failing_syncs: usize,
     trace: Option<Vec<Operation>>,
 }
 
@@ -54,7 +54,7 @@ impl SimulatedDisk {
             process: 0,
             locked_by: None,
             capacity_bytes: None,
-            fails_syncs: false,
+            failing_syncs: 0,
             trace: None,
         };
         SimulatedDisk { machine: Arc::new(Mutex::new(machine)), process: 0 }
@@ -135,9 +135,9 @@ impl SimulatedDisk {
         self.machine().capacity_bytes = bytes;
     }
 
-    /// From now on, syncs of files fail, and what they should have made durable never will be; or work again.
-    pub fn fail_syncs(&self, fails: bool) {
-        self.machine().fails_syncs = fails;
+    /// The next so many syncs of files fail, and what they should have made durable never will be.
+    pub fn fail_syncs(&self, count: usize) {
+        self.machine().failing_syncs = count;
     }
 
     /// Inverts a bit of a file. Panics if there is no such file.
@@ -306,7 +306,8 @@ impl File for SimulatedFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut machine = self.disk.alive()?;
-        if machine.fails_syncs {
+        if machine.failing_syncs > 0 {
+            machine.failing_syncs -= 1;
             machine.volume.lose_unsynced(self.file);
             return Err(io::Error::other("simulated: the disk could not be synced"));
         }
@@ -416,9 +417,8 @@ mod tests {
     fn a_failed_sync_loses_the_writes_for_good() {
         let (disk, file) = disk();
         write(&*file, 0, &[2; 10]).unwrap();
-        disk.fail_syncs(true);
+        disk.fail_syncs(1);
         assert!(file.sync().is_err());
-        disk.fail_syncs(false);
         file.sync().unwrap();
         assert_eq!(contents(&disk.crash_with(Tear::Everything)), [("d/a".into(), vec![1; 2000])]);
     }
