@@ -13,7 +13,7 @@ use super::progress::Progress;
 use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
 use super::window_table::WindowTable;
-use crate::format::{Checkpoint, ENTRY_BYTES_MAX, Entry, Quarantined};
+use crate::format::{Checkpoint, DELTA_RATIO, ENTRY_BYTES_MAX, Entry, Quarantined};
 use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
 use cluster::environment::Environment;
@@ -22,10 +22,6 @@ use ractor::{Actor, ActorProcessingErr, ActorRef};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use tokio::time::Instant;
-
-/// How many times as many bytes as its batch an entry's deltas take at most: an event alone in its hour takes nineteen bytes
-/// and its app id in a batch, and less than twice that as a delta.
-const DELTA_RATIO: usize = 2;
 
 /// What an aggregator is made of.
 pub struct Aggregator;
@@ -209,13 +205,14 @@ impl State {
         self.filling.quarantine(Quarantined { offset: offset.0, events, reason: reason.to_owned(), payload });
     }
 
-    /// Whether the table may take the entry's deltas too: they take less than [`DELTA_RATIO`] times its bytes, and a table
-    /// must fit into one checkpoint. A table that is full by its own measure takes nothing before it is checkpointed.
+    /// Whether the table may take the entry's deltas too: they take at most [`DELTA_RATIO`] times its bytes, and the table,
+    /// twice its own estimate at most, must fit into one checkpoint. A table that is full by its own measure takes nothing
+    /// before it is checkpointed; an empty one takes any entry.
     fn has_room_for(&self, entry: &Committed) -> bool {
         let Payload::Data(payload) = &entry.payload else { return true };
         let bytes = self.filling.bytes();
         let is_full = bytes >= self.arguments.settings.checkpoint_bytes;
-        self.filling.is_empty() || (!is_full && bytes + DELTA_RATIO * payload.len() <= ENTRY_BYTES_MAX)
+        self.filling.is_empty() || (!is_full && 2 * bytes + DELTA_RATIO * payload.len() <= ENTRY_BYTES_MAX)
     }
 
     fn tick(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {

@@ -19,7 +19,8 @@
 //! | – part | each | events (varint), bytes of its batch (varint), has an identity (0 or 1), and if so: producer (length, bytes), sequence (varint), body hash (8, little endian), earliest and latest event time its lines were read with (varints, ms since the epoch) |
 //! | batches | | of the parts, one after the other; a part without events has none |
 
-use super::checkpoint::Checkpoint;
+use super::batch::BATCH_BYTES_MAX;
+use super::checkpoint::{Checkpoint, DELTA_RATIO};
 use super::codec::{self, Error, Reader, put_bytes, put_limits, put_varint, take_limits};
 use crate::domain::{Identity, ProducerId, Sequence};
 use bytes::Bytes;
@@ -29,9 +30,14 @@ const VERSION: u8 = 1;
 const KIND_EVENTS: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
 
-/// Largest entry in bytes: what the log takes. A checkpoint is made at 2 MiB of deltas, and one entry's events
-/// ([`super::BATCH_BYTES_MAX`]) take hardly more as deltas than in their batch, so checkpoints stay below it.
-pub const ENTRY_BYTES_MAX: usize = 8 << 20;
+/// Largest entry in bytes: what the log takes. It is what the deltas of the largest entry of events take at most
+/// ([`super::DELTA_RATIO`]), because one entry's events must fit into one checkpoint.
+pub const ENTRY_BYTES_MAX: usize = 13 << 20;
+
+/// Largest entry of events in bytes: one that was about to be closed when a part of the largest size came.
+const EVENTS_BYTES_MAX: usize = ENTRY_BYTES_TARGET + BATCH_BYTES_MAX + 1024;
+
+const _: () = assert!(DELTA_RATIO * EVENTS_BYTES_MAX <= ENTRY_BYTES_MAX);
 
 /// An entry of events is closed when its batches have so many bytes: large enough that the cost of an entry is spread
 /// over thousands of events, small enough that the next one follows within milliseconds.

@@ -19,7 +19,7 @@ mod tests;
 use super::admission::Permit;
 use super::append::{Append, AppendError};
 use crate::domain::{Verdict, Verdicts};
-use crate::format::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, Entry, EventsEntry, PARTS_MAX, Part};
+use crate::format::{ENTRY_BYTES_TARGET, Entry, EventsEntry, PARTS_MAX, Part};
 use crate::metrics::IngestMetrics;
 use bytes::Bytes;
 use cluster::PartitionId;
@@ -53,8 +53,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const PART_HEADER_BYTES: usize = 32;
 
 const _: () = assert!(IN_FLIGHT_MAX as u64 <= SEQUENCE_SPAN_MAX && EAGER_IN_FLIGHT <= IN_FLIGHT_MAX);
-// An entry just below its target still has room for the largest part.
-const _: () = assert!(ENTRY_BYTES_TARGET + BATCH_BYTES_MAX + 1024 <= ENTRY_BYTES_MAX);
 
 /// What became of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

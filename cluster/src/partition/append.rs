@@ -99,7 +99,7 @@ impl Replica {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Result<Written, WriteError>, Refusal> {
-        let units = u32::try_from(payload.len() / CREDIT_BYTES + 1).expect("a payload has at most 8 MiB");
+        let units = u32::try_from(payload.len() / CREDIT_BYTES + 1).expect("a payload has at most 13 MiB");
         let credit = timeout_at(deadline, self.inner.credit.clone().acquire_many_owned(units)).await;
         let credit = credit.map_err(|_| Refusal::Failed(AppendError::Deadline))?;
         let credit = credit.expect("the semaphore is never closed");
