@@ -6,8 +6,10 @@
 //! this is.
 
 mod http;
+mod starting;
 
 pub use http::room;
+pub use starting::Starting;
 
 use crate::metrics::Figures;
 use async_trait::async_trait;

@@ -1,7 +1,7 @@
 //! The one HTTP server; rooms bring routes.
 //!
 //! ```text
-//!   Door::listen ── the real port is known ──▶ rooms are built ──▶ assemble(rooms) ──▶ Door::serve ──▶ Server::shutdown
+//!   Door::listen ──▶ Door::serve ── few routes, rooms are built ──▶ Server::switch(assemble(rooms)) ──▶ Server::shutdown
 //! ```
 //!
 //! A room hands over a [`Room`]: its routes and their description. [`assemble`] joins them, serves the joined description

@@ -20,7 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -59,7 +59,7 @@ impl Default for Limits {
     }
 }
 
-/// A listening socket that does not serve yet: the node learns its port before its rooms exist.
+/// A listening socket that does not serve yet.
 pub struct Door {
     environment: Environment,
     listener: Box<dyn Listener>,
@@ -83,9 +83,16 @@ impl Door {
     pub fn serve(self, router: Router, limits: Limits) -> Server {
         let (stop, stopped) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(limits.connections_max));
-        let server = Server { address: self.address, stop, connections: connections.clone(), limits: limits.clone() };
+        let routes: Arc<Routes> = Arc::new(RwLock::new(TowerToHyperService::new(router)));
+        let server = Server {
+            address: self.address,
+            stop,
+            connections: connections.clone(),
+            limits: limits.clone(),
+            routes: routes.clone(),
+        };
         let site = Arc::new(Site {
-            router: TowerToHyperService::new(router),
+            router: routes.clone(),
             environment: self.environment.clone(),
             limits,
             connections,
@@ -102,12 +109,21 @@ pub struct Server {
     stop: watch::Sender<bool>,
     connections: Arc<Semaphore>,
     limits: Limits,
+    routes: Arc<Routes>,
 }
+
+/// What requests are served by, now.
+type Routes = RwLock<TowerToHyperService<Router>>;
 
 impl Server {
     /// The address that is being listened on, with the real port.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Serves `router` from the next request on, also of connections that are there already.
+    pub fn switch(&self, router: Router) {
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = TowerToHyperService::new(router);
     }
 
     /// Stops taking connections in, lets requests under way finish for at most `grace`, and returns whether all did.
@@ -120,7 +136,7 @@ impl Server {
 
 /// What all connections of a server share.
 struct Site {
-    router: TowerToHyperService<Router>,
+    router: Arc<Routes>,
     environment: Environment,
     limits: Limits,
     connections: Arc<Semaphore>,
@@ -212,7 +228,8 @@ fn builder(limits: &Limits) -> http1::Builder {
 
 /// One request through the router: always an answer, also when the handler panics or takes too long.
 async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let handled = AssertUnwindSafe(site.router.call(request)).catch_unwind();
+    let router = site.router.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let handled = AssertUnwindSafe(router.call(request)).catch_unwind();
     let response = match tokio::time::timeout(site.limits.request_timeout, handled).await {
         Ok(Ok(Ok(response))) => response,
         Ok(Err(_)) => {

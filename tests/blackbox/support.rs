@@ -100,11 +100,7 @@ impl Node {
 
     /// Starts it, and waits until it says that it serves.
     pub fn start(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let offset = log.metadata().unwrap().len();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hourmark"));
-        let child = command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(child.unwrap());
+        let offset = self.launch();
         eventually("the ready line", || {
             let log = std::fs::read_to_string(&self.log).unwrap();
             if let Some(status) = self.child.as_mut()?.try_wait().unwrap() {
@@ -112,6 +108,16 @@ impl Node {
             }
             log[usize::try_from(offset).unwrap()..].lines().any(|line| line.starts_with("ready node=")).then_some(())
         });
+    }
+
+    /// Starts its process; returns where its lines begin in the log.
+    pub fn launch(&mut self) -> u64 {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let offset = log.metadata().unwrap().len();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hourmark"));
+        let child = command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.child = Some(child.unwrap());
+        offset
     }
 
     /// Sends a signal and waits for the end.
