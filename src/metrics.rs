@@ -254,7 +254,7 @@ pub struct Figures {
     pub log_bytes: u64,
     /// Bytes of all files of the node.
     pub disk_bytes: u64,
-    /// Fsyncs of the log since the start.
+    /// Batches of the log since the start: each one write and one fsync.
     pub log_fsyncs: u64,
     /// Seconds spent in those.
     pub log_fsync_seconds: f64,
@@ -305,7 +305,7 @@ impl Collector for Board {
         let help = "Fsyncs of the write-ahead log";
         fsyncs.encode(encoder.encode_descriptor("log_fsyncs", help, None, MetricType::Counter)?)?;
         let fsync_seconds = ConstCounter::new(figures.log_fsync_seconds);
-        let help = "Time spent in fsyncs of the write-ahead log";
+        let help = "Time spent writing and fsyncing the write-ahead log";
         let unit = Some(&Unit::Seconds);
         fsync_seconds.encode(encoder.encode_descriptor("log_fsync", help, unit, MetricType::Counter)?)?;
         for (name, unit, help, figure) in PARTITION_GAUGES {

@@ -128,6 +128,7 @@ async fn cluster(State(admin): State<Admin>) -> Json<ClusterAnswer> {
         nodes: nodes.collect(),
         partitions: partitions.collect(),
         settings: admin.source.settings(),
+        disk_used_bytes: admin.source.disk_used_bytes().await,
     })
 }
 
@@ -140,6 +141,7 @@ fn partition(status: PartitionStatus, progress: Option<Progress>) -> PartitionAn
         learners: ids(status.learners),
         term: status.term.0,
         commit_offset: status.commit_offset.map(|offset| offset.0),
+        applied_offset: status.applied_offset.map(|offset| offset.0),
         consumed_offset: progress.and_then(|progress| progress.consumed_offset),
         lag_events: progress.map(|progress| progress.lag_events),
         log_bytes: status.log_bytes,
@@ -205,7 +207,7 @@ fn unreadable(reason: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Digest, QuarantinedEntry};
+    use super::super::{Digest, QuarantinedEntry, SettingsAnswer};
     use super::*;
     use crate::http::assemble;
     use crate::http::testing::{ask, send};
@@ -251,8 +253,12 @@ mod tests {
             }
         }
 
-        fn settings(&self) -> serde_json::Value {
-            json!({"relative_accuracy": 0.01})
+        fn settings(&self) -> SettingsAnswer {
+            SettingsAnswer { relative_accuracy: 0.01, lateness_ms: 5, partitions: 2, replication_factor: 3 }
+        }
+
+        async fn disk_used_bytes(&self) -> Option<u64> {
+            Some(8192)
         }
 
         fn ready(&self) -> Result<(), String> {
@@ -294,7 +300,7 @@ mod tests {
         let partition = |id: u16, leader: Option<u64>, consumed: Option<u64>, lag: Option<u64>| {
             json!({
                 "id": id, "leader": leader, "replicas": [1], "learners": [], "term": 4, "commit_offset": 9,
-                "consumed_offset": consumed, "lag_events": lag, "log_bytes": 77
+                "applied_offset": 9, "consumed_offset": consumed, "lag_events": lag, "log_bytes": 77
             })
         };
         assert_eq!(
@@ -306,7 +312,8 @@ mod tests {
                     "id": 1, "name": "one", "http_addr": "127.0.0.1:3600", "cluster_addr": "127.0.0.1:3601", "alive": true
                 }],
                 "partitions": [partition(0, Some(1), Some(7), Some(12)), partition(1, None, None, None)],
-                "settings": {"relative_accuracy": 0.01}
+                "settings": {"relative_accuracy": 0.01, "lateness_ms": 5, "partitions": 2, "replication_factor": 3},
+                "disk_used_bytes": 8192
             })
         );
     }

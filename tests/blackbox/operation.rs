@@ -1,6 +1,7 @@
 //! What operators see of a node: while it starts, while something is amiss, in its figures.
 
-use crate::support::{Node, event, eventually, free_address, request, single};
+use crate::support::{Node, event, eventually, free_address, hourmark, request, single, three};
+use serde_json::Value;
 
 const T: &str = "2026-03-01T10:15:03.123Z";
 
@@ -40,4 +41,41 @@ fn figures_are_prometheus_text_unless_open_metrics_is_wanted() {
     let figures = request(&node.http, "GET", "/metrics", &accept, &[]).unwrap();
     assert!(figures.header("content-type").unwrap().starts_with("application/openmetrics-text"));
     assert!(figures.body.as_str().unwrap().ends_with("# EOF\n"));
+}
+
+#[test]
+fn status_shows_disk_and_replication_and_says_when_there_is_no_majority() {
+    let mut cluster = three();
+    assert_eq!(cluster.nodes[0].post(&[], event("checkout", T, "1")).unwrap().status, 200);
+    let servers = cluster.nodes.iter().map(|node| format!("http://{}", node.http)).collect::<Vec<_>>().join(",");
+    let status = || hourmark(&["status", "-o", "json", "--server", &servers]);
+    let (code, shown) = (status().status.code(), serde_json::from_slice::<Value>(&status().stdout).unwrap());
+    assert_eq!(code, Some(0));
+    assert!(
+        shown["nodes"].as_array().unwrap().iter().all(|node| node["disk_used_bytes"].as_u64() > Some(0)),
+        "{shown}"
+    );
+    assert!(shown["partitions"].as_array().unwrap().iter().all(|partition| partition["behind"].is_u64()), "{shown}");
+    let view = cluster.nodes[0].get("/v1/cluster").unwrap().body;
+    assert_eq!((&view["settings"]["replication_factor"], &view["settings"]["partitions"]), (&3.into(), &6.into()));
+    let figures = cluster.nodes[0].get("/metrics").unwrap().body.as_str().unwrap().to_owned();
+    let figure = |name: &str| {
+        let line =
+            figures.lines().find(|line| line.starts_with(&format!("{name} "))).unwrap_or_else(|| panic!("{name}"));
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    assert!(figure("hourmark_log_fsyncs_total") > 0.0 && figure("hourmark_log_fsync_seconds_total") > 0.0);
+
+    cluster.nodes[1].signal("KILL");
+    cluster.nodes[2].signal("KILL");
+    eventually("a cluster without leaders", || {
+        let view = cluster.nodes[0].get("/v1/cluster")?.body;
+        view["partitions"].as_array()?.iter().all(|partition| partition["leader"].is_null()).then_some(())
+    });
+    let ready = cluster.nodes[0].get("/readyz").unwrap();
+    assert_eq!(ready.refusal(), (503, "not_ready"));
+    let output = status();
+    assert_eq!(output.status.code(), Some(4));
+    assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["nodes"].as_array().unwrap().len(), 3);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("majority"));
 }
