@@ -28,6 +28,8 @@ const RETRY_IS_SAFE: &str = "sending them again with the same Hourmark-Producer 
 
 /// When to come back to a node that has its hands full, or to a partition without a leader.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When to come back to a leader whose disk is full: others may lead in its place a moment later, or someone makes room.
+const RETRY_AFTER_DISK: Duration = Duration::from_secs(2);
 /// When to come back to a partition that remembers too many producers: it forgets by the hour.
 const RETRY_AFTER_PRODUCERS: Duration = Duration::from_secs(60);
 
@@ -274,6 +276,10 @@ fn refusal(error: Error) -> Problem {
         Error::TooManyProducers => {
             let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_producers", detail).retry_after(RETRY_AFTER_PRODUCERS)
+        }
+        Error::Append(AppendError::DiskFull) => {
+            let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}. Reads are served");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_full", detail).retry_after(RETRY_AFTER_DISK)
         }
         Error::Append(AppendError::Unavailable(_)) => {
             let detail = format!("{error}: some, all or none of the events may count; {RETRY_IS_SAFE}");

@@ -26,6 +26,8 @@ pub enum Fault {
     Hangs,
     /// Larger than the log takes.
     TooLarge,
+    /// The leader has no room.
+    DiskFull,
     /// Written, and answered with nonsense.
     Garbled,
     /// Written and answered late.
@@ -136,6 +138,7 @@ impl Append for FakeLog {
         match fault {
             Some(Fault::Refused) => return Err(unavailable()),
             Some(Fault::TooLarge) => return Err(AppendError::TooLarge),
+            Some(Fault::DiskFull) => return Err(AppendError::DiskFull),
             Some(Fault::Hangs) => std::future::pending().await,
             _ => sleep(Duration::from_micros(self.latency_us.load(Ordering::Relaxed))).await,
         }

@@ -79,3 +79,48 @@ fn status_shows_disk_and_replication_and_says_when_there_is_no_majority() {
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["nodes"].as_array().unwrap().len(), 3);
     assert!(String::from_utf8_lossy(&output.stderr).contains("majority"));
 }
+
+/// Runs a node on a small disk of its own, a file system in a namespace of its own. `None` where that is not allowed.
+fn on_a_small_disk(directory: &std::path::Path, bytes: &str) -> Option<Node> {
+    let disk = directory.join("disk");
+    std::fs::create_dir(&disk).unwrap();
+    let disk = disk.display().to_string();
+    let script = "mount -t tmpfs -o size=$1 none $0 && shift && exec \"$@\"";
+    let wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, &disk, bytes];
+    let allowed = std::process::Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").status();
+    allowed.is_ok_and(|status| status.success()).then(|| {
+        let extra = ["--partitions", "1", "--segment-bytes", "4mib", "--write-out-interval", "1s"];
+        Node::new(directory, "disk/n1", None, &extra).wrapped(&wrapper)
+    })
+}
+
+#[test]
+fn a_full_disk_refuses_writes_at_once_serves_reads_and_recovers() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(mut node) = on_a_small_disk(directory.path(), "40m") else {
+        eprintln!("not run: no file system of its own allowed here");
+        return;
+    };
+    node.start();
+    let ballast = node.inside("disk/ballast");
+    std::fs::write(&ballast, vec![1; 20 << 20]).unwrap();
+    let body = (0..20_000).map(|i| event(&format!("app-{i}"), T, &format!("{i}.123456"))).collect::<String>();
+    let refused = eventually("a full disk", || {
+        let begin = std::time::Instant::now();
+        let answer = node.post(&[], &body)?;
+        assert!(matches!(answer.refusal(), (200, _) | (503, "disk_full")), "{answer:?}");
+        assert!(begin.elapsed() < std::time::Duration::from_secs(5), "refused late: {:?}", begin.elapsed());
+        (answer.status == 503).then_some(answer)
+    });
+    assert!(refused.header("retry-after").is_some());
+    let ready = node.get("/readyz").unwrap();
+    assert!(ready.status == 503 && ready.body["detail"].as_str().unwrap().contains("disk is full"), "{ready:?}");
+    assert_eq!(node.get("/v1/apps/app-7/hours/2026-03-01T10").unwrap().status, 200);
+    let figures = node.get("/metrics").unwrap().body.as_str().unwrap().to_owned();
+    assert!(figures.contains("hourmark_aggregate_restarts_total 0\n"), "{figures}");
+
+    std::fs::remove_file(&ballast).unwrap();
+    eventually("room again", || node.post(&[], event("checkout", T, "1")).filter(|answer| answer.status == 200));
+    eventually("readiness", || node.get("/readyz").filter(|answer| answer.status == 200));
+    assert_eq!(node.signal("TERM").code(), Some(0));
+}

@@ -211,6 +211,18 @@ async fn without_a_majority_the_answer_comes_at_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_full_disk_is_told_at_once() {
+    let site = Site::new();
+    site.log.partition(3, |partition| partition.faults.push_back(Fault::DiskFull));
+    let begin = Instant::now();
+    let refused = site.send_as(&lines(100), Some(("p", 1))).await;
+    assert!(matches!(refused, Err(Error::Append(AppendError::DiskFull))), "{refused:?}");
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    let again = site.send_as(&lines(100), Some(("p", 1))).await.unwrap();
+    assert_eq!((again.accepted + again.duplicate, site.log.events().len()), (100, 100));
+}
+
+#[tokio::test(start_paused = true)]
 async fn partitions_fail_and_recover_on_their_own() {
     let site = Site::new();
     for partition in 0..PARTITIONS {
