@@ -87,6 +87,7 @@ fn flag(setting: &'static Setting) -> Arg {
         .help(help)
         .long_help(long_help)
         .hide_short_help(!setting.is_basic)
+        .allow_hyphen_values(setting.is_quantity())
         .action(if setting.is_list() { ArgAction::Append } else { ArgAction::Set })
 }
 
@@ -126,11 +127,12 @@ async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
     };
     let engine = Engine::Sled { data_directory: config.data_dir.clone().into() };
     let mut node = std::pin::pin!(node::run(config, environment, engine, shutdown, announce));
-    tokio::select! {
+    let reason = tokio::select! {
         outcome = &mut node => return Ok(outcome?),
-        () = signals.next() => {}
-        () = parent_gone(), if exit_with_parent => {}
-    }
+        () = signals.next() => "told to by a signal",
+        () = parent_gone(), if exit_with_parent => "the process that started this node is gone",
+    };
+    tell(&format!("stopping: {reason}"));
     // The node may have ended in this very moment: then nobody listens, and its outcome is read below.
     let _ = stop.send(());
     tokio::select! {
@@ -142,8 +144,12 @@ async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
 /// The one line that scripts wait for.
 fn announce(ready: &node::Ready) {
     let node::Ready { node_name, http_address, cluster_address } = ready;
+    tell(&format!("ready node={node_name} http={http_address} cluster={cluster_address}"));
+}
+
+fn tell(line: &str) {
     // Nobody may read stderr any more: no reason to stop.
-    let _ = writeln!(std::io::stderr(), "ready node={node_name} http={http_address} cluster={cluster_address}");
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Waits until stdin ends.
