@@ -3,6 +3,7 @@
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::log::Activity;
 use crate::membership::command::{Command, Outcome};
 use crate::membership::machine;
 use crate::node::Node;
@@ -112,6 +113,16 @@ impl Cluster {
         Ok(machine::decode_outcome(&appended.answer).is_ok_and(|outcome| outcome == Outcome::Done))
     }
 
+    /// How many replicas a partition should have, as far as there are nodes.
+    pub fn replication_factor(&self) -> u8 {
+        self.node.state().cluster.as_ref().map_or(0, |cluster| cluster.replication_factor)
+    }
+
+    /// What writing this node's log has cost since it started.
+    pub fn log_activity(&self) -> Activity {
+        self.node.context.log.activity()
+    }
+
     /// The cluster as this node knows it.
     pub fn status(&self) -> Status {
         self.node.status()
@@ -128,9 +139,8 @@ impl Cluster {
                 return Err(format!("partition {partition} is being opened or rebuilt on this node"));
             }
         }
-        let is_led = |group| self.node.leader_of(group).is_some_and(|leader| self.node.is_alive(leader));
-        match state.placement.keys().find(|partition| !is_led((**partition).into())) {
-            Some(partition) => Err(format!("partition {partition} has no leader")),
+        match self.node.status().partitions.iter().find(|partition| partition.leader.is_none()) {
+            Some(partition) => Err(format!("partition {} has no leader with a majority behind it", partition.id)),
             None => Ok(()),
         }
     }

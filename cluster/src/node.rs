@@ -198,7 +198,11 @@ impl Node {
         // Who led in an older term than the newest heard of leads no more.
         let reported = newest.filter(|(_, led)| led.term == term).map(|(node, _)| node);
         let followed = view.as_ref().filter(|view| view.term == term).and_then(|view| view.leader);
-        let leader = reported.or(followed).filter(|leader| self.is_alive(*leader));
+        let reachable = reported.or(followed).filter(|leader| self.is_alive(*leader));
+        let leader = reachable.filter(|_| match &view {
+            Some(view) if view.is_member(self.id()) => view.voters.iter().all(|set| self.is_majority_alive(set)),
+            _ => newest.is_none_or(|(_, led)| self.is_majority_alive(&led.voters)),
+        });
         let newest = newest.filter(|(node, _)| Some(*node) == leader).map(|(_, led)| led);
         let here_committed = view.as_ref().and_then(|view| view.committed).map(|at| at.offset);
         let here_bytes = here.as_ref().map(|replica| replica.inner.group.log().bytes());
@@ -215,6 +219,16 @@ impl Node {
             },
             log_bytes: here_bytes.or(newest.map(|led| led.log_bytes)).unwrap_or(0),
         }
+    }
+
+    /// Whether more than half of a set of voters was heard of lately: a leader of fewer decides nothing.
+    fn is_majority_alive<'a>(&self, voters: impl IntoIterator<Item = &'a NodeId>) -> bool {
+        let (mut all, mut alive) = (0, 0);
+        for voter in voters {
+            all += 1;
+            alive += usize::from(self.is_alive(*voter));
+        }
+        2 * alive > all
     }
 
     async fn serve_join(self: Arc<Self>, request: Request, reply: Reply) {

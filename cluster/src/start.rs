@@ -46,7 +46,7 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     raft::spool::remove_leftovers(&environment).await.map_err(disk("removing what a transfer left behind"))?;
     let listener = listen(&environment, &config).await?;
     let address = own_address(&config, &*listener)?;
-    let who = identify(&environment, &config, &address).await?;
+    let who = identify(&environment, &config, &address, &*host).await?;
     let node = assemble(&environment, &config, host, listener, &who).await?;
     let opened = timeout_by_failure(&node, open_metadata(&node, &who, &address)).await;
     opened?;
@@ -89,7 +89,12 @@ fn own_address(config: &Config, listener: &dyn Listener) -> Result<NodeAddress, 
 }
 
 /// Finds out who this node is; on a fresh directory that is decided here, and written down before anything else.
-async fn identify(environment: &Environment, config: &Config, address: &NodeAddress) -> Result<Who, Error> {
+async fn identify(
+    environment: &Environment,
+    config: &Config,
+    address: &NodeAddress,
+    host: &dyn Host,
+) -> Result<Who, Error> {
     let write = |identity| identity::write(environment, identity);
     let known = identity::read(environment).await.map_err(disk("reading the identity"))?;
     let entry = match known {
@@ -114,7 +119,7 @@ async fn identify(environment: &Environment, config: &Config, address: &NodeAddr
         let reason = "this data directory was about to enter a cluster: say again which member to join";
         return Err(Error::Config(reason.to_owned()));
     }
-    let entered = join::enter(environment, &config.join, entry, address.clone()).await;
+    let entered = join::enter(environment, &config.join, entry, address.clone(), host).await;
     let (cluster, node) = entered.map_err(Error::Refused)?;
     write(Identity::Member { cluster, node }).await.map_err(disk("writing the identity"))?;
     tracing::info!(%cluster, %node, "entered the cluster");
@@ -184,6 +189,7 @@ async fn open_metadata(node: &Arc<Node>, who: &Who, address: &NodeAddress) -> Re
         initialized.map_err(|source| Error::Open { group: GroupId::METADATA, source })?;
         found(node, address.clone()).await?;
     }
+    node.host().starting("no member of the cluster has told it what the cluster is yet");
     let mut states = node.machine.watch();
     loop {
         let known = states.wait_for(|state| state.cluster.is_some() && state.nodes.contains_key(&node.id()));

@@ -93,6 +93,9 @@ pub trait Host: Send + Sync + 'static {
     /// given to the cluster's first node.
     async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<std::sync::Arc<dyn StateMachine>>;
 
+    /// Is told what the start of the node waits for, in words that continue "the node is starting: ".
+    fn starting(&self, _what: &str) {}
+
     /// Answers a request that another node (or this one) addressed to a partition's replica here, see
     /// [`crate::Cluster::call`]. Errors travel inside the answer's bytes.
     async fn serve(&self, partition: PartitionId, request: Bytes) -> Bytes;

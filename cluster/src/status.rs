@@ -45,7 +45,7 @@ pub struct NodeStatus {
 pub struct PartitionStatus {
     /// Its number.
     pub id: PartitionId,
-    /// Who leads it, if known and alive.
+    /// Who leads it, if known and alive, and a majority of its voters with it.
     pub leader: Option<NodeId>,
     /// Voters whose log has all but the newest entries, by id; empty while there is no leader to say so.
     pub replicas: Vec<NodeId>,

@@ -72,7 +72,7 @@ pub enum Checkpointed {
 /// Why a proposal has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// The entry was not and will not be appended: the disk is full, say.
+    /// The entry was not and will not be appended, for now: the disk is full, say. The same may be proposed again.
     #[error("the checkpoint was not appended: {0}")]
     NotAppended(String),
     /// Whether the entry was or will be appended is unknown.

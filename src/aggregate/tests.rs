@@ -16,6 +16,7 @@ struct Script {
     /// Asking for this entry's acceptance panics so many times.
     deadly: Mutex<Option<(Offset, u32)>>,
     proposals_lost: AtomicU32,
+    proposals_refused: AtomicU32,
 }
 
 #[derive(Default)]
@@ -35,6 +36,7 @@ impl Script {
             applied,
             deadly: Mutex::default(),
             proposals_lost: AtomicU32::new(0),
+            proposals_refused: AtomicU32::new(0),
         })
     }
 
@@ -104,6 +106,10 @@ impl Partition for Script {
     }
 
     async fn propose(&self, _: Term, entry: Bytes, _: Instant) -> Result<Checkpointed, ProposeError> {
+        if self.proposals_refused.load(Relaxed) > 0 {
+            self.proposals_refused.fetch_sub(1, Relaxed);
+            return Err(ProposeError::NotAppended("the disk is full".to_owned()));
+        }
         if self.proposals_lost.load(Relaxed) > 0 {
             self.proposals_lost.fetch_sub(1, Relaxed);
             self.apply_checkpoint(&entry);
@@ -250,6 +256,19 @@ async fn checkpoint_of_unknown_outcome_counts_once() {
         world.script.consumed_through(last).await;
     }
     assert_eq!(world.script.sum("a"), 210);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoint_that_the_log_refuses_is_proposed_again_by_the_same_aggregator() {
+    let world = world().await;
+    world.script.proposals_refused.store(30, Relaxed);
+    for value in 1..=20 {
+        world.script.append_events("a", &[value]);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    world.script.consumed_through(Offset(19)).await;
+    assert_eq!(world.script.sum("a"), 210);
+    assert_eq!((world.metrics.checkpoints_failed.get(), world.metrics.restarts.get()), (30, 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -16,12 +16,12 @@
 //! | – edge sequence | varint | its number there; edge and number together make a retried append known |
 //! | – stamp | varint | wall clock of that node, ms since the epoch |
 //! | – parts | varint | how many follow |
-//! | – part | each | events (varint), bytes of its batch (varint), has an identity (0 or 1), and if so: producer (length, bytes), sequence (varint), body hash (8, little endian) |
+//! | – part | each | events (varint), bytes of its batch (varint), has an identity (0 or 1), and if so: producer (length, bytes), sequence (varint), body hash (8, little endian), earliest and latest event time its lines were read with (varints, ms since the epoch) |
 //! | batches | | of the parts, one after the other; a part without events has none |
 
 use super::batch::BATCH_BYTES_MAX;
 use super::checkpoint::{Checkpoint, DELTA_RATIO};
-use super::codec::{self, Error, Reader, put_bytes, put_varint};
+use super::codec::{self, Error, Reader, put_bytes, put_limits, put_varint, take_limits};
 use crate::domain::{Identity, ProducerId, Sequence};
 use bytes::Bytes;
 
@@ -126,6 +126,7 @@ impl EventsEntry {
                 put_bytes(&mut header, identity.producer.as_str().as_bytes());
                 put_varint(&mut header, u128::from(identity.sequence.0));
                 header.extend_from_slice(&identity.body_hash.to_le_bytes());
+                put_limits(&mut header, identity.limits);
             }
         }
         let header = codec::seal(header);
@@ -176,13 +177,14 @@ impl EventsEntry {
 
 fn decode_identity(header: &mut Reader<'_>) -> Result<Identity, Error> {
     let producer = ProducerId::new(header.text()?).ok_or(header.invalid("producer"))?;
-    Ok(Identity { producer, sequence: Sequence(header.varint()?), body_hash: header.u64()? })
+    let (sequence, body_hash) = (Sequence(header.varint()?), header.u64()?);
+    Ok(Identity { producer, sequence, body_hash, limits: take_limits(header)? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{EventTime, ResponseTime};
+    use crate::domain::{EventTime, ResponseTime, TimeLimits};
     use crate::format::batch::BatchBuilder;
     use crate::format::golden;
     use proptest::prelude::*;
@@ -194,6 +196,7 @@ mod tests {
             producer: ProducerId::new(producer).unwrap(),
             sequence: Sequence(9),
             body_hash: 77,
+            limits: TimeLimits { earliest: EventTime(0), latest: EventTime(1_795_465_503_123) },
         });
         Part { identity, events, batch: if events == 0 { Bytes::new() } else { batch.finish() } }
     }
@@ -255,13 +258,14 @@ mod tests {
             edge: u128,
             edge_sequence: u64,
             stamp_ms: u64,
-            parts in prop::collection::vec((prop::option::of(("[^\\p{Cc}]{1,20}", any::<u64>(), any::<u64>())), 0u32..5), 0..6),
+            parts in prop::collection::vec((prop::option::of(("[^\\p{Cc}]{1,20}", any::<[u64; 4]>())), 0u32..5), 0..6),
         ) {
-            let part = |(identity, events): (Option<(String, u64, u64)>, u32)| Part {
-                identity: identity.map(|(producer, sequence, body_hash)| Identity {
+            let part = |(identity, events): (Option<(String, [u64; 4])>, u32)| Part {
+                identity: identity.map(|(producer, [sequence, body_hash, earliest, latest])| Identity {
                     producer: ProducerId::new(&producer).unwrap(),
                     sequence: Sequence(sequence),
                     body_hash,
+                    limits: TimeLimits { earliest: EventTime(earliest), latest: EventTime(latest) },
                 }),
                 ..part(None, events)
             };

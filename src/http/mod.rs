@@ -1,12 +1,13 @@
 //! The one HTTP server; rooms bring routes.
 //!
 //! ```text
-//!   Door::listen ── the real port is known ──▶ rooms are built ──▶ assemble(rooms) ──▶ Door::serve ──▶ Server::shutdown
+//!   Door::listen ──▶ Door::serve ── few routes, rooms are built ──▶ Server::switch(assemble(rooms)) ──▶ Server::shutdown
 //! ```
 //!
 //! A room hands over a [`Room`]: its routes and their description. [`assemble`] joins them, serves the joined description
 //! as `/openapi.json`, and gives every path and method that no room knows the same [`Problem`] shape as every refusal.
 
+mod drain;
 mod error;
 mod server;
 mod stall;

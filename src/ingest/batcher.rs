@@ -284,7 +284,7 @@ impl Sender {
 fn outcome(verdicts: &Verdicts, part: usize) -> Outcome {
     let verdict = verdicts.parts[part];
     let offset = match verdict {
-        Verdict::Duplicate { offset } => offset,
+        Verdict::Duplicate { offset, .. } => offset,
         Verdict::Accepted | Verdict::Reused | Verdict::Expired | Verdict::TableFull => verdicts.offset,
     };
     Outcome { verdict, offset }

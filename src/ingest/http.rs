@@ -23,8 +23,13 @@ use utoipa::OpenApi;
 const PRODUCER: &str = "Hourmark-Producer";
 const SEQUENCE: &str = "Hourmark-Sequence";
 
+/// What to do about a refusal that may have left something behind.
+const RETRY_IS_SAFE: &str = "sending them again with the same Hourmark-Producer and Hourmark-Sequence is safe";
+
 /// When to come back to a node that has its hands full, or to a partition without a leader.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When to come back to a leader whose disk is full: others may lead in its place a moment later, or someone makes room.
+const RETRY_AFTER_DISK: Duration = Duration::from_secs(2);
 /// When to come back to a partition that remembers too many producers: it forgets by the hour.
 const RETRY_AFTER_PRODUCERS: Duration = Duration::from_secs(60);
 
@@ -269,13 +274,15 @@ fn refusal(error: Error) -> Problem {
         Error::SequenceReused => conflict("sequence_reused", "give each body a sequence of its own"),
         Error::SequenceExpired => conflict("sequence_expired", "it may have been counted; a new one counts anew"),
         Error::TooManyProducers => {
-            let detail = format!("{error}; nothing was stored, send it again later, or without producer and sequence");
+            let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_producers", detail).retry_after(RETRY_AFTER_PRODUCERS)
         }
+        Error::Append(AppendError::DiskFull) => {
+            let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}. Reads are served");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_full", detail).retry_after(RETRY_AFTER_DISK)
+        }
         Error::Append(AppendError::Unavailable(_)) => {
-            let detail = format!(
-                "{error}: some, all or none of the events may count; sending them again with the same {PRODUCER} and {SEQUENCE} is safe"
-            );
+            let detail = format!("{error}: some, all or none of the events may count; {RETRY_IS_SAFE}");
             Problem::unavailable(detail, RETRY_AFTER)
         }
     }

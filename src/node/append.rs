@@ -20,6 +20,7 @@ impl Append for ClusterAppend {
         match self.0.append(partition, entry, deadline).await {
             Ok(appended) => Ok(appended.answer),
             Err(cluster::AppendError::TooLarge) => Err(AppendError::TooLarge),
+            Err(cluster::AppendError::DiskFull) => Err(AppendError::DiskFull),
             Err(error) => Err(AppendError::Unavailable(error.to_string())),
         }
     }

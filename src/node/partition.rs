@@ -29,8 +29,10 @@ impl aggregate::Partition for LedPartition {
 
     async fn propose(&self, term: Term, entry: Bytes, deadline: Instant) -> Result<Checkpointed, ProposeError> {
         let appended = self.replica.propose(term, entry, deadline).await.map_err(|error| match error {
-            AppendError::TooLarge | AppendError::DiskFull => ProposeError::NotAppended(error.to_string()),
-            AppendError::Unavailable | AppendError::Deadline => ProposeError::Unknown(error.to_string()),
+            AppendError::DiskFull | AppendError::NotLeading => ProposeError::NotAppended(error.to_string()),
+            AppendError::TooLarge | AppendError::Unavailable | AppendError::Deadline => {
+                ProposeError::Unknown(error.to_string())
+            }
         })?;
         match CheckpointAnswer::decode(&appended.answer) {
             Ok(CheckpointAnswer::Applied) => Ok(Checkpointed::Applied),

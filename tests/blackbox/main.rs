@@ -3,5 +3,6 @@
 
 mod cluster;
 mod command_line;
+mod operation;
 mod single_node;
 mod support;

@@ -3,7 +3,7 @@
 use crate::support::{Node, event, eventually, request, single};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use std::io::Write;
+use std::io::{Read, Write};
 
 const T: &str = "2026-03-01T10:15:03.123Z";
 const HOUR: &str = "/v1/apps/checkout/hours/2026-03-01T10";
@@ -79,6 +79,21 @@ fn bodies_come_in_all_their_forms_and_within_their_bounds() {
     assert_eq!(refusal(&[], vec![b' '; (2 << 20) + 1]), 413);
     assert_eq!(refusal(&[("content-encoding", "gzip")], gzip(&vec![b' '; 64 << 20])), 413);
     assert_eq!(node.get(HOUR).unwrap().body["count"], 5);
+}
+
+#[test]
+fn who_sends_everything_before_it_reads_sees_that_it_was_too_much() {
+    let cluster = single(&[]);
+    let node = &cluster.nodes[0];
+    for (path, length, status) in [("/v1/events", (16 << 20) + 1, "413"), ("/nowhere", 17 << 20, "404")] {
+        let mut stream = std::net::TcpStream::connect(&node.http).unwrap();
+        write!(stream, "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+            .unwrap();
+        stream.write_all(&vec![b' '; length]).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
 }
 
 #[test]
