@@ -70,6 +70,7 @@ class PowerCutOfAll(Fault):
 
 class FullDisk(Fault):
     """The disk has next to nothing left."""
+    seconds = (3.0, 15.0)
 
     def begin(self):
         self.machine.fill_disk(free=self.rng.choice([0, 1 << 20, 16 << 20]))

@@ -65,12 +65,20 @@ class Machine:
         self.start()
 
     def fill_disk(self, free):
-        """Leaves `free` bytes of the disk to the node."""
-        space = os.statvfs(self.mount_point)
-        bytes_free = space.f_bavail * space.f_frsize
+        """Leaves about `free` bytes of the disk to the node."""
         with open(self.ballast, "wb") as ballast:
-            if bytes_free > free:
-                os.posix_fallocate(ballast.fileno(), 0, bytes_free - free)
+            size = 0
+            for step in (1 << 28, 1 << 24, 1 << 20, 1 << 16, 1 << 12):
+                while self.bytes_free() >= step + free:
+                    try:
+                        os.posix_fallocate(ballast.fileno(), size, step)
+                    except OSError:
+                        break
+                    size += step
+
+    def bytes_free(self):
+        space = os.statvfs(self.mount_point)
+        return space.f_bavail * space.f_frsize
 
     def empty_disk(self):
         if os.path.exists(self.ballast):
