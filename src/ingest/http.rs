@@ -30,6 +30,8 @@ const RETRY_IS_SAFE: &str = "sending them again with the same Hourmark-Producer 
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// When to come back to a leader whose disk is full: others may lead in its place a moment later, or someone makes room.
 const RETRY_AFTER_DISK: Duration = Duration::from_secs(2);
+/// When to come back to a node whose clock is wrong: by then the client may have gone to another one.
+const RETRY_AFTER_CLOCK: Duration = Duration::from_secs(10);
 /// When to come back to a partition that remembers too many producers: it forgets by the hour.
 const RETRY_AFTER_PRODUCERS: Duration = Duration::from_secs(60);
 
@@ -280,6 +282,10 @@ fn refusal(error: Error) -> Problem {
         Error::Append(AppendError::DiskFull) => {
             let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}. Reads are served");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_full", detail).retry_after(RETRY_AFTER_DISK)
+        }
+        Error::Append(AppendError::ClockSkew) => {
+            let detail = format!("{error}: set the clocks right. Some of the events may count; {RETRY_IS_SAFE}");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "clock_skew", detail).retry_after(RETRY_AFTER_CLOCK)
         }
         Error::Append(AppendError::Unavailable(_)) => {
             let detail = format!("{error}: some, all or none of the events may count; {RETRY_IS_SAFE}");
