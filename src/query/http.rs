@@ -10,7 +10,7 @@ use super::reads::AppSelection;
 use super::request::{self, AppsParameters, Consistency, HourParameters, RangeParameters, SummaryParameters};
 use crate::domain::AppId;
 use crate::format::Token;
-use crate::http::{Problem, Room};
+use crate::http::{Problem, Room, description};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query as QueryString, State};
@@ -22,7 +22,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use utoipa::OpenApi;
 use utoipa::openapi::RefOr;
-use utoipa::openapi::path::ParameterIn;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// When to ask again after `503`.
@@ -41,6 +42,7 @@ pub fn room(query: Query) -> Room {
         .with_state(query);
     let mut openapi = Api::openapi();
     describe_apps_by_parameter(&mut openapi);
+    describe_tags(&mut openapi);
     Room { routes, openapi }
 }
 
@@ -63,6 +65,25 @@ fn describe_apps_by_parameter(openapi: &mut utoipa::openapi::OpenApi) {
     });
     let by_parameter: Vec<_> = by_parameter.collect();
     openapi.paths.paths = all.into_iter().chain(by_parameter).collect();
+}
+
+/// Describes how an answer is recognised.
+fn describe_tags(openapi: &mut utoipa::openapi::OpenApi) {
+    let if_none_match = ParameterBuilder::new()
+        .name("If-None-Match")
+        .parameter_in(ParameterIn::Header)
+        .description(Some("`ETag`s that the client has the answers of: `304` if one of them is still right"))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build();
+    let tag = description::header(Type::String, "Equal as long as the answer is; weak where `as_of` is told");
+    let cache = description::header(Type::String, "`no-cache`: keep it, and ask with `If-None-Match`");
+    for operation in description::operations(openapi) {
+        operation.parameters.get_or_insert_default().push(RefOr::T(if_none_match.clone()));
+        for answer in description::answers(operation, &["200", "304"]) {
+            answer.headers.insert("ETag".to_owned(), tag.clone());
+            answer.headers.insert("Cache-Control".to_owned(), cache.clone());
+        }
+    }
 }
 
 /// The app that a path names, if it names one.

@@ -50,6 +50,7 @@ fn a_bad_line_is_refused_alone_with_its_number_and_reason() {
         .collect();
     assert_eq!(errors, [(3, "invalid_json"), (4, "bad_timestamp"), (5, "negative"), (6, "missing_timestamp")]);
     let all_bad = cluster.nodes[0].post(&[], "{broken\n").unwrap();
+    assert_eq!(all_bad.refusal(), (400, "all_lines_rejected"));
     assert_eq!((all_bad.status, &all_bad.body["rejected"]), (400, &1.into()));
     let empty = cluster.nodes[0].post(&[], "").unwrap();
     assert_eq!((empty.status, &empty.body["accepted"]), (200, &0.into()));
