@@ -111,6 +111,9 @@ pub fn run(arguments: &Arguments) -> Outcome {
 
 async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
     let mut signals = Signals::new()?;
+    if config.data_dir == Config::default().data_dir {
+        tell(&format!("data goes to the directory {}; --data-dir names another one", config.data_dir));
+    }
     let disk = SystemDisk::new(&config.data_dir)
         .map_err(|error| Failure::io(format!("creating data_dir {}", config.data_dir), &error))?;
     let environment = Environment {
