@@ -7,6 +7,7 @@ mod completions;
 mod connection;
 mod dev;
 mod failure;
+mod nodes;
 mod output;
 mod query;
 mod send;
@@ -48,6 +49,8 @@ enum Command {
     Send(send::Arguments),
     Query(query::Arguments),
     Status(status::Arguments),
+    Drain(nodes::DrainArguments),
+    Remove(nodes::RemoveArguments),
     #[cfg(feature = "simulation")]
     Simulate(simulate::Arguments),
     Completions(completions::Arguments),
@@ -61,6 +64,8 @@ pub fn run() -> ExitCode {
         Command::Send(arguments) => block_on(send::run(&arguments)),
         Command::Query(arguments) => block_on(query::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
+        Command::Drain(arguments) => block_on(nodes::drain(&arguments)),
+        Command::Remove(arguments) => block_on(nodes::remove(&arguments)),
         #[cfg(feature = "simulation")]
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
