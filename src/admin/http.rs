@@ -1,5 +1,7 @@
 //! The operators' routes.
 
+pub mod starting;
+
 use super::{ClusterAnswer, DigestAnswer, NodeAnswer, PartitionAnswer, Progress, QuarantineAnswer, Source};
 use crate::http::{Problem, Room};
 use crate::metrics::{Exposition, Metrics};
@@ -17,7 +19,7 @@ use std::time::Duration;
 use utoipa::{OpenApi, ToSchema};
 
 /// When to ask again whether a node is ready.
-pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Quarantined entries of one answer.
 const ENTRIES_MAX: usize = 1000;
@@ -54,7 +56,7 @@ struct Admin {
 
 /// In a word.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct StateAnswer {
+struct StateAnswer {
     /// `ok` or `ready`.
     #[schema(example = "ok")]
     status: &'static str,
@@ -64,7 +66,7 @@ pub(super) struct StateAnswer {
 #[utoipa::path(get, path = "/", tag = "operation", responses(
     (status = 200, description = "A page for people", body = String, content_type = "text/html")
 ))]
-pub(super) async fn index() -> Html<&'static str> {
+async fn index() -> Html<&'static str> {
     Html(INDEX)
 }
 
@@ -72,7 +74,7 @@ pub(super) async fn index() -> Html<&'static str> {
 #[utoipa::path(get, path = "/healthz", tag = "operation", responses(
     (status = 200, description = "It does", body = StateAnswer)
 ))]
-pub(super) async fn health() -> Json<StateAnswer> {
+async fn health() -> Json<StateAnswer> {
     Json(StateAnswer { status: "ok" })
 }
 
@@ -100,7 +102,7 @@ async fn metrics_text(State(admin): State<Admin>, headers: HeaderMap) -> Respons
     metrics_answer(&headers, &admin.metrics)
 }
 
-pub(super) fn metrics_answer(headers: &HeaderMap, metrics: &Metrics) -> Response {
+fn metrics_answer(headers: &HeaderMap, metrics: &Metrics) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::wanted(accept);
     let headers = [(header::CONTENT_TYPE, exposition.media_type()), (header::VARY, "accept")];
@@ -216,7 +218,7 @@ mod tests {
     use axum::body::Body;
     use axum::http::Request;
     use bytes::Bytes;
-    use cluster::{ClusterId, NodeStatus, Offset, Status, Term};
+    use cluster::{ClusterId, NodeStatus, Offset, Standing, Status, Term};
     use serde_json::json;
 
     /// A node of one partition that is ready or not.
@@ -233,11 +235,13 @@ mod tests {
                 http_address: "127.0.0.1:3600".to_owned(),
                 cluster_address: "127.0.0.1:3601".to_owned(),
                 alive: true,
+                standing: Standing::Active,
             };
             let partition = |id, leader| PartitionStatus {
                 id: PartitionId(id),
                 leader,
                 replicas: vec![NodeId(1)],
+                voters: vec![NodeId(1)],
                 learners: Vec::new(),
                 term: Term(4),
                 commit_offset: Some(Offset(9)),

@@ -7,14 +7,13 @@
 
 mod answers;
 mod http;
-mod starting;
 
 pub use answers::{
     ClusterAnswer, Digest, DigestAnswer, NodeAnswer, PartitionAnswer, QuarantineAnswer, QuarantinedEntry,
     SettingsAnswer,
 };
 pub use http::room;
-pub use starting::Starting;
+pub use http::starting::Starting;
 
 use crate::metrics::Figures;
 use async_trait::async_trait;
