@@ -86,6 +86,9 @@ impl Toy {
     }
 }
 
+/// A number that no leader proposes.
+pub const NOT_ADMITTED: u64 = u64::MAX;
+
 #[async_trait]
 impl StateMachine for Toy {
     fn durable(&self) -> Durable {
@@ -110,6 +113,10 @@ impl StateMachine for Toy {
                 Ok(Bytes::copy_from_slice(&count.to_le_bytes()))
             }
         }
+    }
+
+    fn admits(&self, payload: &Bytes) -> bool {
+        payload[..8] != NOT_ADMITTED.to_le_bytes()
     }
 
     async fn snapshot(&self) -> io::Result<Snapshot> {
