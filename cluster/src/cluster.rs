@@ -10,7 +10,7 @@ use crate::node::Node;
 use crate::partition::{AppendError, Appended, Replica};
 use crate::router::{CallError, Target};
 use crate::status::Status;
-use crate::{ClusterId, GroupId, Host, NodeId, PartitionId, Term, start};
+use crate::{ClusterId, GroupId, Host, NodeId, Offset, PartitionId, Term, start};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -121,6 +121,13 @@ impl Cluster {
     /// What writing this node's log has cost since it started.
     pub fn log_activity(&self) -> Activity {
         self.node.context.log.activity()
+    }
+
+    /// Up to where partitions' entries keep a log above its bound because the state of a replica is not durable that far:
+    /// this node's log, or for partitions that it leads, any member's. The product is to make them durable: the log purges
+    /// them by itself then. Empty while there is room.
+    pub fn unwanted(&self) -> BTreeMap<PartitionId, Offset> {
+        self.node.unwanted()
     }
 
     /// The cluster as this node knows it.

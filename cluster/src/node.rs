@@ -138,7 +138,7 @@ impl Node {
     /// What this node leads now.
     pub fn report(&self) -> Report {
         let led = self.replicas().into_iter().filter_map(|replica| self.led_report(&replica)).collect();
-        Report { led, accepts_appends: self.context.log.accepts_appends() }
+        Report { led, accepts_appends: self.context.log.accepts_appends(), pinned: self.pinned() }
     }
 
     fn led_report(&self, replica: &Replica) -> Option<LedReport> {

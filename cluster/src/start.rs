@@ -13,7 +13,7 @@ use crate::node::{Door, Node};
 use crate::partition::{self, Replica};
 use crate::raft::{self, GroupContext};
 use crate::transport::{self, Limits, Transport};
-use crate::{ClusterId, GroupId, Host, NodeId, StateMachine};
+use crate::{ClusterId, GroupId, Host, NodeId, StateMachine, space};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +58,7 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     node.spawn("report", steward::report(node.clone()));
     node.spawn("decide", steward::decide(node.clone()));
     node.spawn("hosting", hosting::keep(node.clone(), opening));
+    node.spawn("space", space::keep(node.clone()));
     node.spawn("announce", announce(node.clone(), address));
     Ok(node)
 }

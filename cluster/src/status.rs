@@ -68,6 +68,8 @@ pub struct Report {
     pub led: Vec<LedReport>,
     /// Whether its disk has room: a leader without is relieved by the steward.
     pub accepts_appends: bool,
+    /// The partitions whose entries up to an offset keep its log too large, because its state is not durable that far.
+    pub pinned: BTreeMap<PartitionId, Offset>,
 }
 
 /// One partition, as its leader reports it.
@@ -131,7 +133,7 @@ mod tests {
             applied: None,
             log_bytes: 0,
         };
-        Report { led: vec![led], accepts_appends: true }
+        Report { led: vec![led], accepts_appends: true, ..Report::default() }
     }
 
     #[tokio::test(start_paused = true)]

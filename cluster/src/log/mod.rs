@@ -22,8 +22,10 @@
 //! before it hands them to Raft when that is [`Space::Full`]. Votes, truncations and purges have a reserve of their own
 //! (and wait for space if even that is used up). Purging recycles segments, which ends the shortage without any space.
 //!
-//! **Not here.** When to purge (the product knows what it has stored durably; [`Log::pressure`] says who is in the way),
-//! and what entries mean.
+//! **Bound.** Above `bytes_max`, or when the disk is full, [`Log::pins`] names the groups that have to let go of old
+//! entries. Segments go from the oldest on, so one entry of an idle group keeps everything behind it.
+//!
+//! **Not here.** When to purge (the product knows what it has stored durably), and what entries mean.
 
 mod config;
 mod error;
@@ -103,21 +105,12 @@ pub struct Activity {
     pub sync_time: Duration,
 }
 
-/// What keeps the log from shrinking.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pressure {
-    /// Bytes of all segment files, the spare included.
-    pub bytes: u64,
-    /// The groups whose entries keep the oldest segment; none if it is also the newest.
-    pub pins: Vec<Pin>,
-}
-
-/// A group that keeps the oldest segment.
+/// A group that keeps segments which should go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin {
     /// Which group.
     pub group: GroupId,
-    /// Its last entry in the oldest segment: purged up to here, it no longer needs it.
+    /// Its last entry in them: purged up to here, it no longer needs them.
     pub upto: LogPosition,
 }
 
@@ -242,12 +235,18 @@ impl Log {
 
     /// Bytes of all segment files, the spare included.
     pub fn bytes(&self) -> u64 {
-        self.pressure().bytes
+        self.shared.lock().bytes()
     }
 
-    /// What keeps the log from shrinking.
-    pub fn pressure(&self) -> Pressure {
-        self.shared.lock().pressure()
+    /// Who has to let go of what: of all but the newest half of `bytes_max` once more than that is in use, of all but the
+    /// newest segment while the disk is full. Nobody otherwise.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.shared.lock().pins()
+    }
+
+    /// Whether it has to shrink whatever that costs others: more than twice `bytes_max` is in use, or the disk is full.
+    pub fn must_shrink(&self) -> bool {
+        self.shared.lock().must_shrink()
     }
 
     /// What writing has cost since the log was opened.

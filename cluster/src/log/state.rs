@@ -15,7 +15,7 @@
 use super::index::{Change, Group, Located, Place};
 use super::record::{self, Header, Kind};
 use super::segment::{FIRST_RECORD, Segment};
-use super::{Done, Pin, Pressure, Space};
+use super::{Done, Pin, Space};
 use crate::{GroupId, LogPosition, Offset};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -89,6 +89,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub segment_bytes: u64,
+    pub bytes_max: u64,
     pub spares_max: usize,
     pub cache_bytes_max: usize,
     pub queue_bytes_max: usize,
@@ -236,17 +237,41 @@ impl State {
         self.spares.is_empty().then_some(Chore::Prepare(next))
     }
 
-    /// Who keeps the log from shrinking.
-    pub fn pressure(&self) -> Pressure {
-        let bytes = self.segments.values().chain(&self.spares).map(|segment| segment.bytes).sum();
-        let oldest = *self.segments.keys().next().expect("a log has a segment");
-        let is_alone = self.segments.len() == 1;
-        let pins = self.groups.iter().filter(|(_, group)| !is_alone && group.oldest_generation() == Some(oldest));
-        let pins = pins.filter_map(|(id, group)| {
-            let last = group.last_in(oldest)?;
+    /// Bytes of all segment files, the spares included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_in_use() + self.spares.iter().map(|segment| segment.bytes).sum::<u64>()
+    }
+
+    /// See [`super::Log::pins`].
+    pub fn pins(&self) -> Vec<Pin> {
+        let kept = match self.bytes_in_use() {
+            _ if self.is_disk_full => 0,
+            bytes if bytes > self.bounds.bytes_max => self.bounds.bytes_max / 2,
+            _ => return Vec::new(),
+        };
+        let mut rest = self.bytes_in_use();
+        let older = self.segments.values().take(self.segments.len() - 1);
+        let last = older.take_while(|segment| {
+            let goes = rest > kept;
+            rest -= segment.bytes;
+            goes
+        });
+        let Some(generation) = last.last().map(|segment| segment.generation) else { return Vec::new() };
+        let pins = self.groups.iter().filter_map(|(id, group)| {
+            let last = group.last_in(generation)?;
             Some(Pin { group: *id, upto: last.position })
         });
-        Pressure { bytes, pins: pins.collect() }
+        pins.collect()
+    }
+
+    /// See [`super::Log::must_shrink`].
+    pub fn must_shrink(&self) -> bool {
+        self.is_disk_full || self.bytes_in_use() > 2 * self.bounds.bytes_max
+    }
+
+    /// Bytes of the segments that have begun.
+    fn bytes_in_use(&self) -> u64 {
+        self.segments.values().map(|segment| segment.bytes).sum()
     }
 
     fn current(&self) -> &Arc<Segment> {

@@ -236,7 +236,7 @@ mod tests {
             applied: None,
             log_bytes: 0,
         });
-        Report { led: led.collect(), accepts_appends }
+        Report { led: led.collect(), accepts_appends, ..Report::default() }
     }
 
     #[test]
