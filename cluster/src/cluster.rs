@@ -172,10 +172,10 @@ impl Cluster {
         self.node.transport().shutdown();
     }
 
-    /// Asks the voter that is alive and furthest to take over.
+    /// Asks the voter that is alive, has room and is furthest to take over.
     async fn start_hand_over(&self, replica: &Replica) {
         let view = replica.view();
-        let others = view.all_voters().into_iter().filter(|node| *node != self.node.id() && self.node.is_alive(*node));
+        let others = view.all_voters().into_iter().filter(|node| *node != self.node.id() && self.node.has_space(*node));
         let best = others.max_by_key(|node| (view.matched.get(node).copied().flatten(), *node));
         if let Some(to) = best.filter(|_| view.is_leader) {
             let group = replica.inner.group.id();

@@ -18,8 +18,8 @@
 //! **Full disk.** The next segment is made before it is needed. When that fails, [`Log::accepts_appends`] turns false
 //! while the current segment was just begun, so that about one segment of room remains for what was already proposed and
 //! for what other leaders replicate to this node. An append that is refused with `StorageFull` is fatal for its group:
-//! so a leader asks [`Log::accepts_appends`] before it *proposes*, and a follower asks [`Log::space`] and refuses entries
-//! before it hands them to Raft when that is [`Space::Full`]. Votes, truncations and purges have a reserve of their own
+//! so a leader asks [`Log::accepts_appends`] before it *proposes*, and a follower asks [`Log::admit`] for room before it
+//! hands a leader's entries to Raft. Votes, truncations and purges have a reserve of their own
 //! (and wait for space if even that is used up). Purging recycles segments, which ends the shortage without any space.
 //!
 //! **Bound.** Above `bytes_max`, or when the disk is full, [`Log::pins`] names the groups that have to let go of old
@@ -40,6 +40,7 @@ mod writer;
 
 pub use config::LogConfig;
 pub use error::Error;
+pub(crate) use purge::is_disk_full;
 
 use crate::environment::Environment;
 use crate::{GroupId, LogPosition, Offset};
@@ -54,6 +55,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
+
+/// Bytes of a record besides its payload, padding included.
+pub const RECORD_OVERHEAD_BYTES: u64 = (record::HEADER_BYTES + record::ALIGNMENT) as u64;
 
 /// A vote takes at most this many bytes.
 pub const VOTE_BYTES_MAX: usize = 256;
@@ -118,6 +122,18 @@ pub struct Pin {
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
+}
+
+/// Room that is kept for entries on their way into the log.
+pub struct Admitted {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.shared.lock().admitted_bytes -= self.bytes;
+    }
 }
 
 /// One group's share of the log. Cheap to clone. Calls that write are made one after the other, by one caller.
@@ -221,6 +237,17 @@ impl Log {
     /// Whether the disk has room for more.
     pub fn space(&self) -> Space {
         self.shared.lock().space()
+    }
+
+    /// Room for entries of so many bytes, records included, that Raft is about to be given; kept until it is dropped.
+    /// `None` when the disk is full and they may not fit any more: refuse them.
+    pub fn admit(&self, bytes: u64) -> Option<Admitted> {
+        let mut state = self.shared.lock();
+        if state.space() == Space::Full {
+            return None;
+        }
+        state.admitted_bytes += bytes;
+        Some(Admitted { shared: Arc::clone(&self.shared), bytes })
     }
 
     /// Whether new entries should be proposed at this node: asked *before* proposing, see the module.

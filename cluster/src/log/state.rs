@@ -68,6 +68,8 @@ pub(super) struct State {
     pub synced_lsn: u64,
     pub queue: VecDeque<Queued>,
     pub queued_bytes: usize,
+    /// Bytes of entries that were promised room.
+    pub admitted_bytes: u64,
     /// Something in the queue is waited for.
     pub is_urgent: bool,
     /// The last record is no mark.
@@ -121,6 +123,7 @@ impl State {
             synced_lsn: next_lsn - 1,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            admitted_bytes: 0,
             is_urgent: false,
             is_unmarked: next_lsn > 1,
             is_disk_full: false,
@@ -183,7 +186,7 @@ impl State {
         let current = self.current();
         match () {
             () if !self.is_disk_full => Space::Ok,
-            () if self.position + largest + reserve(current.bytes) <= current.bytes => Space::Low,
+            () if self.position + self.admitted_bytes + largest + reserve(current.bytes) <= current.bytes => Space::Low,
             () if self.spares.is_empty() => Space::Full,
             () => Space::Low,
         }

@@ -1,8 +1,9 @@
 //! The log stays within its bound, whoever is idle, slow or a follower.
 
-use crate::support::{Node, Place, eventually, fully_replicated};
+use crate::support::{Node, Place, agree, eventually, fully_replicated};
 use bytes::Bytes;
 use cluster::{AppendError, Appended, Config, PartitionId};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 const SEGMENT_BYTES: u64 = 64 << 10;
@@ -47,6 +48,32 @@ fn idle_groups_let_go_of_old_entries() {
     let node = place.start();
     assert_eq!(node.toy(0).state().numbers, before);
     assert_eq!(node.toy(1).state().numbers.len(), 1);
+}
+
+#[test]
+fn a_node_whose_disk_is_full_refuses_entries_and_catches_up_when_there_is_room() {
+    let first = Place::new(&[]);
+    let mut places = [first, Place::new(&[]), Place::new(&[])];
+    let join = places[0].address.clone();
+    places[1..].iter_mut().for_each(|place| place.join = vec![join.clone()]);
+    places.iter_mut().for_each(|place| place.configure = |config| config.log.segment_bytes = 256 << 10);
+    let nodes: Vec<Node> = places.iter().map(Place::start).collect();
+    nodes.iter().for_each(|node| fully_replicated(node, 3));
+    places[2].is_full.store(true, Ordering::Relaxed);
+    for number in 0..300 {
+        // Until the steward has relieved it, the full node may lead, and refuses.
+        eventually("an append", || append_large(&nodes[0], (number % 6) as u16, number).map(drop));
+    }
+    assert!(nodes[2].cluster.ready().unwrap_err().contains("disk is full"));
+    eventually("the full node leads nothing", || {
+        let led = nodes[2].cluster.leaderships().borrow().clone();
+        if led.is_empty() { Ok(()) } else { Err(led) }
+    });
+    places[2].is_full.store(false, Ordering::Relaxed);
+    agree(&nodes.iter().collect::<Vec<_>>());
+    eventually("the node is ready again", || nodes[2].cluster.ready());
+    let total: usize = (0..6).map(|partition| nodes[2].toy(partition).state().numbers.len()).sum();
+    assert_eq!(total, 300);
 }
 
 #[test]
