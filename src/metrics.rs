@@ -61,6 +61,8 @@ pub struct IngestMetrics {
     pub in_flight_bytes: Level,
     /// Appends tried again after an error or a timeout.
     pub append_retries: Counter,
+    /// Entries refused because this node's clock is far ahead of a leader's.
+    pub clock_skew: Counter,
     /// Time from an entry's first append to its answer, retries included.
     pub append_seconds: Histogram,
 }
@@ -195,6 +197,11 @@ impl IngestMetrics {
             bytes: byte_counter(registry, "received", "Bytes of events after decompression"),
             in_flight_bytes: byte_level(registry, "in_flight", "Bytes of events taken in and not yet durable"),
             append_retries: counter(registry, "append_retries", "Appends tried again after an error or a timeout"),
+            clock_skew: counter(
+                registry,
+                "clock_skew",
+                "Entries refused because this node's clock is far ahead of a leader's",
+            ),
             append_seconds: timing(registry, "append", "Time from an entry's first append to its answer"),
         }
     }

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::log::Activity;
 use crate::membership::command::{Command, Outcome};
 use crate::membership::machine;
+use crate::membership::state::Standing;
 use crate::node::Node;
 use crate::partition::{AppendError, Appended, Replica};
 use crate::router::{CallError, Target};
@@ -105,11 +106,22 @@ impl Cluster {
         self.node.leaderships.partitions()
     }
 
+    /// Has a node's replicas moved to others (`true`), or lets it take its share again. `false` if there is no such node, or
+    /// nobody else is there to take them. On return it is decided; the status shows how far the replicas are.
+    pub async fn drain_node(&self, id: NodeId, drains: bool, deadline: Instant) -> Result<bool, AppendError> {
+        let to = if drains { Standing::Draining } else { Standing::Active };
+        let from = self.node.state().standing(id);
+        self.decide(&Command::SetStanding { id, from, to }, deadline).await
+    }
+
     /// Lets a node go for good: its replicas move to others, and it must not come back. `false` if there is no such node,
     /// or it is the last one. On return it is decided; the status shows how far the replicas are.
     pub async fn remove_node(&self, id: NodeId, deadline: Instant) -> Result<bool, AppendError> {
-        let command = machine::encode_command(&Command::RemoveNode { id });
-        let appended = self.node.append(GroupId::METADATA, command, deadline).await?;
+        self.decide(&Command::RemoveNode { id }, deadline).await
+    }
+
+    async fn decide(&self, command: &Command, deadline: Instant) -> Result<bool, AppendError> {
+        let appended = self.node.append(GroupId::METADATA, machine::encode_command(command), deadline).await?;
         Ok(machine::decode_outcome(&appended.answer).is_ok_and(|outcome| outcome == Outcome::Done))
     }
 

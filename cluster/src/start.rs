@@ -8,6 +8,7 @@ use crate::membership::command::{Command, NodeAddress, Outcome};
 use crate::membership::identity::{self, Identity};
 use crate::membership::join::{self, Answer, Ask};
 use crate::membership::machine::{self, Machine};
+use crate::membership::state::Standing;
 use crate::membership::steward;
 use crate::node::{Door, Node};
 use crate::partition::{self, Replica};
@@ -195,7 +196,7 @@ async fn open_metadata(node: &Arc<Node>, who: &Who, address: &NodeAddress) -> Re
     loop {
         let known = states.wait_for(|state| state.cluster.is_some() && state.nodes.contains_key(&node.id()));
         match timeout(PATIENCE, known).await {
-            Ok(Ok(state)) if state.nodes[&node.id()].has_left => {
+            Ok(Ok(state)) if state.standing(node.id()) == Standing::Left => {
                 return Err(Error::Refused(format!("node {} has left the cluster and must not come back", node.id())));
             }
             Ok(_) => return Ok(()),

@@ -58,6 +58,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Applies one entry; returns the answer for whoever appended it (the same on every replica).
     fn apply(&self, entry: Committed) -> io::Result<Bytes>;
 
+    /// Whether this replica, as the leader, may propose these bytes now. Unlike [`StateMachine::apply`] it may look at the
+    /// clock: it guards the log against what no replica could refuse any more once it is there.
+    fn admits(&self, _payload: &Bytes) -> bool {
+        true
+    }
+
     /// Captures the whole state at one position for another replica. What it returns does not change while the machine
     /// goes on applying.
     async fn snapshot(&self) -> io::Result<Snapshot>;

@@ -3,6 +3,7 @@
 //! Nodes tell each other what they lead ([`Report`], every `report_interval`), so that each can answer for all. What is
 //! said of a partition led elsewhere may be that old.
 
+use crate::membership::state::Standing;
 use crate::{ClusterId, NodeId, Offset, PartitionId, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub struct NodeStatus {
     pub cluster_address: String,
     /// Whether it was heard of lately.
     pub alive: bool,
+    /// Whether it takes its share of partitions.
+    pub standing: Standing,
 }
 
 /// A partition as one node knows it.
@@ -49,6 +52,8 @@ pub struct PartitionStatus {
     pub leader: Option<NodeId>,
     /// Voters whose log has all but the newest entries, by id; empty while there is no leader to say so.
     pub replicas: Vec<NodeId>,
+    /// All voters, by id; empty while there is no leader to say so.
+    pub voters: Vec<NodeId>,
     /// Members that do not vote, by id: on their way in.
     pub learners: Vec<NodeId>,
     /// The newest term heard of.
@@ -70,6 +75,8 @@ pub struct Report {
     pub accepts_appends: bool,
     /// The partitions whose entries up to an offset keep its log too large, because its state is not durable that far.
     pub pinned: BTreeMap<PartitionId, Offset>,
+    /// Nodes that are heard of although they have left: they may not know it.
+    pub left: Vec<NodeId>,
 }
 
 /// One partition, as its leader reports it.

@@ -13,7 +13,7 @@ pub struct ClusterAnswer {
     pub cluster_id: String,
     /// The node that answers.
     #[serde(default)]
-    #[schema(example = 1)]
+    #[schema(required, example = 1)]
     pub node_id: u64,
     /// All nodes that have not left, by id.
     pub nodes: Vec<NodeAnswer>,
@@ -21,10 +21,11 @@ pub struct ClusterAnswer {
     pub partitions: Vec<PartitionAnswer>,
     /// What all nodes of the cluster share, fixed at its creation.
     #[serde(default)]
+    #[schema(required)]
     pub settings: SettingsAnswer,
     /// Bytes of all files of the node that answers; null if they cannot be counted.
     #[serde(default)]
-    #[schema(example = 73400320)]
+    #[schema(required, example = 73400320)]
     pub disk_used_bytes: Option<u64>,
 }
 
@@ -33,16 +34,16 @@ pub struct ClusterAnswer {
 #[serde(default)]
 pub struct SettingsAnswer {
     /// Quantiles beyond 64 values are within this share of the true value.
-    #[schema(example = 0.01)]
+    #[schema(required, example = 0.01)]
     pub relative_accuracy: f64,
     /// How long after its end an hour is kept open, in ms of event time.
-    #[schema(example = 3600000)]
+    #[schema(required, example = 3600000)]
     pub lateness_ms: u64,
     /// How many partitions there are.
-    #[schema(example = 6)]
+    #[schema(required, example = 6)]
     pub partitions: usize,
     /// How many replicas each partition should have, as far as there are nodes.
-    #[schema(example = 3)]
+    #[schema(required, example = 3)]
     pub replication_factor: u8,
 }
 
@@ -70,31 +71,37 @@ pub struct PartitionAnswer {
     /// Its number.
     pub id: u16,
     /// The node that leads it; null if none is known to be alive with a majority of the replicas.
-    #[schema(example = 1)]
+    #[schema(required, example = 1)]
     pub leader: Option<u64>,
     /// The nodes whose replicas vote and have caught up.
     #[schema(example = json!([1, 2, 3]))]
     pub replicas: Vec<u64>,
     /// The nodes whose replicas are on their way in.
     #[serde(default)]
+    #[schema(required)]
     pub learners: Vec<u64>,
     /// Raft's term.
     pub term: u64,
     /// The last entry known to be committed; null before the first.
     #[serde(default)]
+    #[schema(required)]
     pub commit_offset: Option<u64>,
     /// The last entry applied: by the answering node's replica where it has one, by the leader's otherwise.
     #[serde(default)]
+    #[schema(required)]
     pub applied_offset: Option<u64>,
     /// The last entry whose events are in stored rollups; null before the first checkpoint, or where neither this node nor
     /// the leader could say.
     #[serde(default)]
+    #[schema(required)]
     pub consumed_offset: Option<u64>,
     /// Events committed and not yet in stored rollups; null where neither this node nor the leader could say.
     #[serde(default)]
+    #[schema(required)]
     pub lag_events: Option<u64>,
     /// Bytes of its log.
     #[serde(default)]
+    #[schema(required)]
     pub log_bytes: u64,
 }
 

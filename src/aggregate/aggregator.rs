@@ -245,15 +245,16 @@ impl State {
     fn checkpoint(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
         let (None, Some(through)) = (&self.under_way, self.folded) else { return Ok(()) };
         let table = Arc::new(std::mem::take(&mut self.filling));
-        let entry = Entry::Checkpoint(Checkpoint {
+        let checkpoint = Checkpoint {
             base: self.base.map(|base| base.0),
             through: through.0,
             watermark_ms: self.watermark.reached_ms(),
             tally: table.tally(),
             deltas: table.deltas().map(|(app, hour, delta)| (app.clone(), hour, delta.clone())).collect(),
             quarantined: table.quarantined().to_vec(),
-        })
-        .encode();
+        };
+        self.arguments.partition.check(&checkpoint)?;
+        let entry = Entry::Checkpoint(checkpoint).encode();
         assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
         self.arguments.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
         self.under_way = Some(UnderWay { base: self.base, through, table });

@@ -141,6 +141,16 @@ impl EventsEntry {
         out.into()
     }
 
+    /// The stamp of an encoded [`Entry`] of events, unchecked; `None` of anything else.
+    pub fn stamp_of(entry: &[u8]) -> Option<u64> {
+        let [KIND_EVENTS, rest @ ..] = entry else { return None };
+        let mut reader = Reader::new(LAYOUT, rest);
+        // The header's length, its version and checksum, the edge.
+        reader.take(4 + 5 + 16).ok()?;
+        reader.varint().ok()?;
+        reader.varint().ok()
+    }
+
     fn decode(bytes: &Bytes) -> Result<EventsEntry, Error> {
         let mut outer = Reader::new(LAYOUT, bytes);
         let header_length = outer.u32()? as usize;
@@ -223,6 +233,14 @@ mod tests {
                 assert!(Entry::decode(&bytes.into()).is_err(), "byte {place}, bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn the_stamp_is_read_without_the_rest() {
+        assert_eq!(EventsEntry::stamp_of(&entry().encode()), Some(1_795_464_903_123));
+        assert_eq!(EventsEntry::stamp_of(&entry().encode()[..20]), None);
+        assert_eq!(EventsEntry::stamp_of(&[KIND_CHECKPOINT, 1, 2, 3]), None);
+        assert_eq!(EventsEntry::stamp_of(&[]), None);
     }
 
     #[test]

@@ -256,6 +256,10 @@ impl Sender {
             let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_MAX);
             let error = match self.attempt(load, attempt_deadline).await {
                 Err(error @ AppendError::Unavailable(_)) => error,
+                Err(AppendError::ClockSkew) => {
+                    self.metrics.clock_skew.inc();
+                    return Err(AppendError::ClockSkew);
+                }
                 done => return done,
             };
             // Half of the pause is drawn at random, so that nodes that failed together do not come back together.

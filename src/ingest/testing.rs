@@ -28,6 +28,8 @@ pub enum Fault {
     TooLarge,
     /// The leader has no room.
     DiskFull,
+    /// The node is far ahead of the leader.
+    ClockSkew,
     /// Written, and answered with nonsense.
     Garbled,
     /// Written and answered late.
@@ -139,6 +141,7 @@ impl Append for FakeLog {
             Some(Fault::Refused) => return Err(unavailable()),
             Some(Fault::TooLarge) => return Err(AppendError::TooLarge),
             Some(Fault::DiskFull) => return Err(AppendError::DiskFull),
+            Some(Fault::ClockSkew) => return Err(AppendError::ClockSkew),
             Some(Fault::Hangs) => std::future::pending().await,
             _ => sleep(Duration::from_micros(self.latency_us.load(Ordering::Relaxed))).await,
         }

@@ -106,7 +106,7 @@ impl Node {
         let host =
             Arc::new(ProductHost::new(environment.clone(), engine, policy, metrics.store.clone(), starting.clone()));
         let cluster = Cluster::start(environment.clone(), cluster_config(config, &http_address), host.clone()).await;
-        let cluster = cluster.map_err(|error| start_error(&error))?;
+        let cluster = cluster.map_err(|error| start_error(config, &error))?;
         let settings =
             ClusterSettings::decode(&cluster.settings()).map_err(|error| Error::Failed(error.to_string()))?;
         starting.waits_for("opening the stored rollups");
@@ -224,7 +224,7 @@ fn ingest_settings(config: &Config) -> ingest::Settings {
 }
 
 /// What a user has to change is a configuration error, everything else a failure.
-fn start_error(error: &cluster::Error) -> Error {
+fn start_error(config: &Config, error: &cluster::Error) -> Error {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -232,6 +232,11 @@ fn start_error(error: &cluster::Error) -> Error {
         source = cause.source();
     }
     match error {
+        cluster::Error::InUse => {
+            let why = "is in use by another process; stop that one, or choose another --data-dir";
+            Error::Failed(format!("the data directory {} {why}", config.data_dir))
+        }
+        cluster::Error::Listen { .. } => Error::Failed(format!("{text}; choose another --cluster-addr")),
         cluster::Error::Config(_) | cluster::Error::OtherCluster { .. } | cluster::Error::Refused(_) => {
             Error::Configuration(text)
         }

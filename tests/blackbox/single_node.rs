@@ -50,6 +50,7 @@ fn a_bad_line_is_refused_alone_with_its_number_and_reason() {
         .collect();
     assert_eq!(errors, [(3, "invalid_json"), (4, "bad_timestamp"), (5, "negative"), (6, "missing_timestamp")]);
     let all_bad = cluster.nodes[0].post(&[], "{broken\n").unwrap();
+    assert_eq!(all_bad.refusal(), (400, "all_lines_rejected"));
     assert_eq!((all_bad.status, &all_bad.body["rejected"]), (400, &1.into()));
     let empty = cluster.nodes[0].post(&[], "").unwrap();
     assert_eq!((empty.status, &empty.body["accepted"]), (200, &0.into()));
@@ -231,4 +232,29 @@ fn a_restarted_node_has_everything() {
     }
     let hour = eventually("an answer", || node.get(HOUR).filter(|answer| answer.status == 200));
     assert_eq!(hour.body["count"], 20);
+}
+
+#[test]
+fn every_app_id_can_be_asked_for() {
+    let cluster = single(&[]);
+    let node = &cluster.nodes[0];
+    let server = format!("http://{}", node.http);
+    for (app, encoded) in [(".", "%2e"), ("..", "%2E%2E"), ("a/b?c#d %", "a%2Fb%3Fc%23d%20%25"), ("-", "-")] {
+        assert_eq!(node.post(&[], event(app, T, "7")).unwrap().status, 200);
+        for path in [
+            format!("/v1/apps/{encoded}/hours/2026-03-01T10"),
+            format!("/v1/apps/{encoded}/summary"),
+            format!("/v1/hours/2026-03-01T10?app_id={encoded}"),
+            format!("/v1/summary?app_id={encoded}"),
+        ] {
+            let answer = node.get(&path).unwrap();
+            assert_eq!((answer.status, &answer.body["app_id"], &answer.body["count"]), (200, &app.into(), &1.into()));
+        }
+        let hours = node.get(&format!("/v1/hours?app_id={encoded}")).unwrap().body;
+        assert_eq!(hours["hours"].as_array().unwrap().len(), 1);
+        let output = crate::support::hourmark(&["query", app, "-o", "json", "--server", &server]);
+        assert_eq!(output.status.code(), Some(0), "{app}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(node.get("/v1/hours").unwrap().refusal(), (400, "bad_parameter"));
+    assert_eq!(node.get("/v1/apps/a/hours?app_id=a").unwrap().refusal(), (400, "bad_parameter"));
 }

@@ -36,6 +36,9 @@ pub enum AppendError {
     /// This node does not lead, or not in the term that [`Replica::propose`] was given; nothing was appended.
     #[error("this node does not lead the partition")]
     NotLeading,
+    /// The leader's state machine does not admit the payload, see [`crate::StateMachine::admits`]; nothing was appended.
+    #[error("the leader does not admit the payload")]
+    NotAdmitted,
     /// The leader's disk is full; nothing was appended. Reads go on; try again when there is space.
     #[error("the leader's disk is full")]
     DiskFull,
@@ -73,6 +76,9 @@ impl Replica {
         let context = &self.inner.context;
         if payload.len() > context.payload_bytes_max() {
             return Err(Refusal::Failed(AppendError::TooLarge));
+        }
+        if !self.inner.machine.admits(&payload) {
+            return Err(Refusal::Failed(AppendError::NotAdmitted));
         }
         loop {
             let has_room = match term {
