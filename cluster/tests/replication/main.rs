@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod leaving;
+mod space;
 mod support;
 
 use bytes::Bytes;
