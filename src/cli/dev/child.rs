@@ -81,7 +81,8 @@ impl Child {
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(plan.arguments()).arg("--exit-with-parent").env_remove("HOURMARK_JOIN");
         if !plan.is_verbose && std::env::var_os("HOURMARK_LOG_FILTER").is_none() {
-            command.env("HOURMARK_LOG_FILTER", "warn");
+            // Elections and broken connections are what happens when nodes come and go: the banner tells of that.
+            command.env("HOURMARK_LOG_FILTER", "warn,openraft=error,cluster::transport=error");
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;
