@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, all else to stderr. Exit codes: see [`failure::Exit`].
 
+mod bench;
 mod cluster_view;
 mod completions;
 mod connection;
@@ -48,6 +49,7 @@ enum Command {
     Send(send::Arguments),
     Query(query::Arguments),
     Status(status::Arguments),
+    Bench(Box<bench::Arguments>),
     #[cfg(feature = "simulation")]
     Simulate(simulate::Arguments),
     Completions(completions::Arguments),
@@ -60,6 +62,7 @@ pub fn run() -> ExitCode {
         Command::Dev(arguments) => block_on(dev::run(&arguments)),
         Command::Send(arguments) => block_on(send::run(&arguments)),
         Command::Query(arguments) => block_on(query::run(&arguments)),
+        Command::Bench(arguments) => block_on(bench::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
         #[cfg(feature = "simulation")]
         Command::Simulate(arguments) => simulate::run(&arguments),
