@@ -26,6 +26,7 @@ pub use messages::{Generation, OpenWindows, Selection};
 pub use partition_supervisor::DEATHS_MAX;
 pub use seams::{Acceptance, Checkpointed, Consumed, Partition, ProposeError};
 pub use watermark::Watermark;
+pub use window_table::WindowTable;
 
 use crate::domain::SketchConfig;
 use crate::metrics::AggregateMetrics;

@@ -27,4 +27,4 @@ pub use body::{Encoding, InflateError, Kind};
 pub use http::room;
 pub use intake::{Body, Error, Intake, Receipt, Settings};
 pub use reason::{Field, Reason};
-pub use request::{BatchTooLarge, REJECTIONS_LISTED_MAX, Rejections};
+pub use request::{BatchTooLarge, PartitionEvents, REJECTIONS_LISTED_MAX, Rejections, Request};
