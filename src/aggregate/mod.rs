@@ -14,6 +14,7 @@
 mod aggregator;
 mod messages;
 mod node_supervisor;
+mod open_apps;
 mod partition_supervisor;
 mod progress;
 mod seams;

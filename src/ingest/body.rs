@@ -3,6 +3,7 @@
 use super::admission::{Overloaded, Permit};
 use super::ndjson::{Event, Parser};
 use super::reason::Reason;
+use crate::domain::{EventTime, ResponseTime};
 use bytes::Bytes;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -116,17 +117,29 @@ fn collect(mut reader: impl Read, bytes_max: usize, permit: &mut Permit) -> Resu
     }
 }
 
+/// Takes what is read from a body.
+pub trait Take<'a> {
+    /// Takes an event if its app id is that of an event taken before; otherwise takes nothing, and is given the whole line.
+    fn take_known(&mut self, _app_id: &[u8], _time: EventTime, _response_time: ResponseTime) -> bool {
+        false
+    }
+
+    /// Takes an event or the refusal of a line, with its number from 1.
+    fn take(&mut self, line: u64, verdict: Result<Event<'a>, Reason>);
+}
+
+impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Take<'a> for F {
+    fn take(&mut self, line: u64, verdict: Result<Event<'a>, Reason>) {
+        self(line, verdict);
+    }
+}
+
 /// Reads a body and hands each event and each refused line to `take`, with its number from 1. Lines are counted with the
 /// blank ones, elements of a JSON array one by one, and a single object is line 1.
 ///
 /// An error means that the whole body is refused (a JSON array with a flaw in it: where its elements begin and end is
 /// anyone's guess); forget what `take` got.
-pub fn read<'a>(
-    body: &'a [u8],
-    kind: Kind,
-    parser: &mut Parser,
-    mut take: impl FnMut(u64, Result<Event<'a>, Reason>),
-) -> Result<(), Reason> {
+pub fn read<'a>(body: &'a [u8], kind: Kind, parser: &mut Parser, mut take: impl Take<'a>) -> Result<(), Reason> {
     match kind {
         Kind::Lines => {
             read_lines(body, parser, take);
@@ -137,7 +150,7 @@ pub fn read<'a>(
             [] => Ok(()),
             object => {
                 if let Some(verdict) = parser.line(object).transpose() {
-                    take(1, verdict);
+                    take.take(1, verdict);
                 }
                 Ok(())
             }
@@ -145,23 +158,25 @@ pub fn read<'a>(
     }
 }
 
-fn read_lines<'a>(body: &'a [u8], parser: &mut Parser, mut take: impl FnMut(u64, Result<Event<'a>, Reason>)) {
+fn read_lines<'a>(body: &'a [u8], parser: &mut Parser, mut take: impl Take<'a>) {
     let (mut rest, mut number) = (body, 0);
     while !rest.is_empty() {
-        let (line, next) = parser.first_line(rest);
         number += 1;
+        if let Some((event, next)) = parser.likely(rest)
+            && take.take_known(event.app_id, event.time, event.response_time)
+        {
+            rest = next;
+            continue;
+        }
+        let (line, next) = parser.first_line(rest);
         if let Some(verdict) = line.transpose() {
-            take(number, verdict);
+            take.take(number, verdict);
         }
         rest = next;
     }
 }
 
-fn read_array<'a>(
-    body: &'a [u8],
-    parser: &mut Parser,
-    take: impl FnMut(u64, Result<Event<'a>, Reason>),
-) -> Result<(), Reason> {
+fn read_array<'a>(body: &'a [u8], parser: &mut Parser, take: impl Take<'a>) -> Result<(), Reason> {
     let text = std::str::from_utf8(body).map_err(|_| Reason::InvalidUtf8)?;
     let mut json = serde_json::Deserializer::from_str(text);
     json.deserialize_seq(Elements { parser, take }).map_err(|_| Reason::InvalidJson)?;
@@ -169,12 +184,12 @@ fn read_array<'a>(
 }
 
 /// Visits the elements of an array without collecting them.
-struct Elements<'p, F> {
+struct Elements<'p, T> {
     parser: &'p mut Parser,
-    take: F,
+    take: T,
 }
 
-impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Visitor<'a> for Elements<'_, F> {
+impl<'a, T: Take<'a>> Visitor<'a> for Elements<'_, T> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -186,7 +201,7 @@ impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Visitor<'a> for Elements<'_, 
         while let Some(element) = elements.next_element::<&'a RawValue>()? {
             number += 1;
             if let Some(verdict) = self.parser.line(element.get().as_bytes()).transpose() {
-                (self.take)(number, verdict);
+                self.take.take(number, verdict);
             }
         }
         Ok(())
@@ -223,7 +238,7 @@ mod tests {
 
     fn lines(body: &str, kind: Kind) -> Result<Vec<(u64, Option<Reason>)>, Reason> {
         let mut lines = Vec::new();
-        read(body.as_bytes(), kind, &mut Parser::new(TimeLimits::NONE), |number, verdict| {
+        read(body.as_bytes(), kind, &mut Parser::new(TimeLimits::NONE), |number, verdict: Result<Event<'_>, Reason>| {
             lines.push((number, verdict.err()));
         })?;
         Ok(lines)
@@ -317,7 +332,7 @@ mod tests {
             assert_eq!(lines(&flawed, Kind::Json), Err(Reason::InvalidJson));
         }
         let mut parser = Parser::new(TimeLimits::NONE);
-        assert_eq!(read(b"[\"\xff\"]", Kind::Json, &mut parser, |_, _| {}), Err(Reason::InvalidUtf8));
+        assert_eq!(read(b"[\"\xff\"]", Kind::Json, &mut parser, |_, _: Result<Event<'_>, Reason>| {}), Err(Reason::InvalidUtf8));
     }
 
     #[test]

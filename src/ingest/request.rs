@@ -1,9 +1,9 @@
 //! A whole request, read: one batch for each partition that it has events for, and what was refused.
 
-use super::body::{self, Kind};
-use super::ndjson::{Parser, TimeLimits};
+use super::body::{self, Kind, Take};
+use super::ndjson::{Event, Parser, TimeLimits};
 use super::reason::Reason;
-use crate::domain::slot_of;
+use crate::domain::{EventTime, ResponseTime, slot_of};
 use crate::format::{BATCH_BYTES_MAX, BatchBuilder};
 use bytes::Bytes;
 use cluster::PartitionId;
@@ -63,42 +63,42 @@ impl Request {
     /// long names that are all different can exceed a batch if one partition gets all of them. It is refused here, where
     /// the client can still be told.
     pub fn read(body: &[u8], kind: Kind, limits: TimeLimits, slots: &[PartitionId]) -> Result<Request, BatchTooLarge> {
-        let mut builders: Vec<BatchBuilder> = Vec::new();
-        let mut rejections = Rejections::default();
-        let mut parser = Parser::new(limits);
-        let outcome = body::read(body, kind, &mut parser, |line, verdict| match verdict {
-            Ok(event) => {
-                let partition = usize::from(slots[usize::from(slot_of(&event.app_id))].0);
-                if partition >= builders.len() {
-                    builders.resize_with(partition + 1, BatchBuilder::default);
-                }
-                builders[partition].add(&event.app_id, event.time, event.response_time);
-            }
-            Err(reason) => rejections.add(line, reason),
-        });
-        if let Err(reason) = outcome {
+        let (mut reading, mut parser) = (Reading::default(), Parser::new(limits));
+        if let Err(reason) = body::read(body, kind, &mut parser, &mut reading) {
             let mut rejections = Rejections::default();
             rejections.add(1, reason);
             return Ok(Request { partitions: BTreeMap::new(), rejections });
         }
+        let batches = reading.builder.finish_by(|app_id| slots[usize::from(slot_of(app_id))].0);
         let mut partitions = BTreeMap::new();
-        for (partition, builder) in (0..).map(PartitionId).zip(&mut builders) {
-            if !builder.is_empty() {
-                partitions.insert(partition, PartitionEvents::finish(builder)?);
+        for (partition, events, batch) in batches {
+            if batch.len() > BATCH_BYTES_MAX {
+                return Err(BatchTooLarge { bytes: batch.len() });
             }
+            partitions.insert(PartitionId(partition), PartitionEvents { events, batch });
         }
-        Ok(Request { partitions, rejections })
+        Ok(Request { partitions, rejections: reading.rejections })
     }
 }
 
-impl PartitionEvents {
-    fn finish(builder: &mut BatchBuilder) -> Result<PartitionEvents, BatchTooLarge> {
-        let events = u32::try_from(builder.len()).expect("a body has fewer than 2^32 lines");
-        let batch = builder.finish();
-        if batch.len() > BATCH_BYTES_MAX {
-            return Err(BatchTooLarge { bytes: batch.len() });
+/// What has been read of a body so far.
+#[derive(Default)]
+struct Reading {
+    builder: BatchBuilder,
+    rejections: Rejections,
+}
+
+impl<'a> Take<'a> for &mut Reading {
+    #[inline]
+    fn take_known(&mut self, app_id: &[u8], time: EventTime, response_time: ResponseTime) -> bool {
+        self.builder.add_known(app_id, time, response_time)
+    }
+
+    fn take(&mut self, line: u64, verdict: Result<Event<'a>, Reason>) {
+        match verdict {
+            Ok(event) => self.builder.add(&event.app_id, event.time, event.response_time),
+            Err(reason) => self.rejections.add(line, reason),
         }
-        Ok(PartitionEvents { events, batch })
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
     fn events(batch: &[u8]) -> Vec<(String, u64, u64)> {
         let mut all = Vec::new();
         Batch::decode(batch).unwrap().for_each_app(|app_id, events| {
-            all.extend(events.map(|(time, value)| (app_id.to_owned(), time.0, value.0)));
+            all.extend(events.iter().map(|(time, value)| (app_id.to_owned(), time.0, value.0)));
         });
         all
     }
