@@ -211,8 +211,9 @@ impl<'a, T: Take<'a>> Visitor<'a> for Elements<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::super::admission::Admission;
-    use super::super::ndjson::{LINE_BYTES_MAX, TimeLimits};
+    use super::super::ndjson::LINE_BYTES_MAX;
     use super::*;
+    use crate::domain::TimeLimits;
     use crate::metrics::Level;
     use std::io::Write;
 

@@ -6,9 +6,8 @@
 use bytes::Bytes;
 use cluster::PartitionId;
 use hourmark::aggregate::{Acceptance, Watermark, WindowTable};
-use hourmark::domain::{EventTime, ResponseTime, SLOTS, SketchConfig, slot_of};
+use hourmark::domain::{EventTime, ResponseTime, SLOTS, SketchConfig, TimeLimits, slot_of};
 use hourmark::format::{Batch, BatchBuilder, Entry, EventsEntry, Part};
-use hourmark::ingest::ndjson::TimeLimits;
 use hourmark::ingest::{Kind, Request};
 use std::hint::black_box;
 use std::time::Duration;

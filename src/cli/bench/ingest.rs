@@ -10,7 +10,7 @@ use super::verify;
 use super::wire::Answer;
 use super::workload::Event;
 use super::{Arguments, fsync};
-use crate::cli::cluster_view::ClusterView;
+use crate::cli::cluster_view;
 use crate::cli::failure::{Exit, Failure, Outcome};
 use bytes::Bytes;
 use hourmark::client::{Client, Receipt};
@@ -215,7 +215,7 @@ fn usages(cluster: &Cluster) -> (Vec<Usage>, Usage) {
 pub async fn drain(servers: &[String]) -> Result<Duration, Failure> {
     let (client, begun) = (Client::new(servers)?, Instant::now());
     loop {
-        let view = ClusterView::ask(&client, PATIENCE).await?;
+        let view = cluster_view::ask(&client, PATIENCE).await?;
         let lag: u64 = view.partitions.iter().filter_map(|partition| partition.lag_events).sum();
         if lag == 0 {
             return Ok(begun.elapsed());

@@ -3,7 +3,8 @@
 use super::workload::Event;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::send::Source;
-use hourmark::ingest::ndjson::{Parser, TimeLimits};
+use hourmark::domain::TimeLimits;
+use hourmark::ingest::ndjson::Parser;
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::Path;

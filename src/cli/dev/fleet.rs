@@ -1,7 +1,7 @@
 //! A cluster of node processes on this machine: started, watched, stopped.
 
 use super::child::{Child, Plan};
-use crate::cli::cluster_view::ClusterView;
+use crate::cli::cluster_view;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::signals::Signals;
 use cluster::environment::{Tasks, ThreadPool};
@@ -94,11 +94,11 @@ impl Fleet {
         let mut explain_at = Instant::now() + EXPLAIN_INTERVAL;
         loop {
             let view = tokio::select! {
-                view = ClusterView::ask(&self.client, Duration::from_secs(2)) => view,
+                view = cluster_view::ask(&self.client, Duration::from_secs(2)) => view,
                 event = next_event(&mut self.signals, &self.children) => return self.early_end(event),
             };
             let missing = match view {
-                Ok(view) => match view.missing(self.children.len()) {
+                Ok(view) => match cluster_view::missing(&view, self.children.len()) {
                     None => return Ok(true),
                     Some(missing) => missing,
                 },

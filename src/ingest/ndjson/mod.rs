@@ -13,7 +13,7 @@ mod timestamp;
 mod usual;
 
 use super::Reason;
-use crate::domain::{EventTime, ResponseTime};
+use crate::domain::{EventTime, ResponseTime, TimeLimits};
 use std::borrow::Cow;
 use std::io::BufRead;
 use template::Template;
@@ -32,27 +32,13 @@ pub struct Event<'a> {
     pub response_time: ResponseTime,
 }
 
-/// Which event times are taken, inclusive, besides the fixed years 1970 to 2261.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeLimits {
-    /// Older events are `timestamp_out_of_range`.
-    pub earliest: EventTime,
-    /// Newer events are `timestamp_in_future`.
-    pub latest: EventTime,
-}
-
-impl TimeLimits {
-    /// Everything that the fixed years allow.
-    pub const NONE: TimeLimits = TimeLimits { earliest: EventTime(0), latest: EventTime(u64::MAX) };
-
-    fn check(&self, time_ms: u64) -> Result<EventTime, Reason> {
-        if time_ms < self.earliest.0 {
-            Err(Reason::TimestampOutOfRange)
-        } else if time_ms > self.latest.0 {
-            Err(Reason::TimestampInFuture)
-        } else {
-            Ok(EventTime(time_ms))
-        }
+fn check_time(limits: &TimeLimits, time_ms: u64) -> Result<EventTime, Reason> {
+    if time_ms < limits.earliest.0 {
+        Err(Reason::TimestampOutOfRange)
+    } else if time_ms > limits.latest.0 {
+        Err(Reason::TimestampInFuture)
+    } else {
+        Ok(EventTime(time_ms))
     }
 }
 
@@ -92,7 +78,7 @@ impl Parser {
             return None;
         };
         self.misses = 0;
-        let time = self.limits.check(plain.time_ms).ok()?;
+        let time = check_time(&self.limits, plain.time_ms).ok()?;
         Some((Likely { app_id: plain.app_id, time, response_time: ResponseTime(plain.nanoseconds) }, next))
     }
 
@@ -126,7 +112,7 @@ impl Parser {
     /// The event at the start of `text` if it is a usual one that keeps all rules, and what follows it and its spaces.
     fn usual<'a>(&mut self, text: &'a [u8]) -> Option<(Event<'a>, usual::Fields<'a>, &'a [u8])> {
         let (fields, rest) = usual::event(text, &mut self.minute)?;
-        let time = self.limits.check(fields.time_ms).ok()?;
+        let time = check_time(&self.limits, fields.time_ms).ok()?;
         let is_short = text.len() - rest.len() <= LINE_BYTES_MAX;
         let event =
             Event { app_id: Cow::Borrowed(fields.app_id), time, response_time: ResponseTime(fields.nanoseconds) };
