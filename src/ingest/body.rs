@@ -40,6 +40,8 @@ pub enum Kind {
     Lines,
     /// One JSON object, or an array of them.
     Json,
+    /// A columnar [batch](crate::format::Batch).
+    Batch,
 }
 
 impl Kind {
@@ -49,6 +51,7 @@ impl Kind {
         match essence.trim().to_ascii_lowercase().as_str() {
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Kind::Lines),
             "application/json" => Some(Kind::Json),
+            "application/vnd.hourmark.batch" => Some(Kind::Batch),
             _ => None,
         }
     }
@@ -134,18 +137,27 @@ impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Take<'a> for F {
     }
 }
 
-/// Reads a body and hands each event and each refused line to `take`, with its number from 1. Lines are counted with the
+/// How a body of text writes its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text {
+    /// One JSON object a line.
+    Lines,
+    /// One JSON object, or an array of them.
+    Json,
+}
+
+/// Reads a body of text and hands each event and each refused line to `take`, with its number from 1. Lines are counted with the
 /// blank ones, elements of a JSON array one by one, and a single object is line 1.
 ///
 /// An error means that the whole body is refused (a JSON array with a flaw in it: where its elements begin and end is
 /// anyone's guess); forget what `take` got.
-pub fn read<'a>(body: &'a [u8], kind: Kind, parser: &mut Parser, mut take: impl Take<'a>) -> Result<(), Reason> {
-    match kind {
-        Kind::Lines => {
+pub fn read<'a>(body: &'a [u8], text: Text, parser: &mut Parser, mut take: impl Take<'a>) -> Result<(), Reason> {
+    match text {
+        Text::Lines => {
             read_lines(body, parser, take);
             Ok(())
         }
-        Kind::Json => match body.trim_ascii_start() {
+        Text::Json => match body.trim_ascii_start() {
             [b'[', ..] => read_array(body, parser, take),
             [] => Ok(()),
             object => {
@@ -237,7 +249,7 @@ mod tests {
         Ok((body, level.get()))
     }
 
-    fn lines(body: &str, kind: Kind) -> Result<Vec<(u64, Option<Reason>)>, Reason> {
+    fn lines(body: &str, kind: Text) -> Result<Vec<(u64, Option<Reason>)>, Reason> {
         let mut lines = Vec::new();
         read(body.as_bytes(), kind, &mut Parser::new(TimeLimits::NONE), |number, verdict: Result<Event<'_>, Reason>| {
             lines.push((number, verdict.err()));
@@ -302,8 +314,8 @@ mod tests {
     fn lines_are_counted_with_the_blank_ones() {
         let body = format!("\n{GOOD}\r\n \nx\n\n{GOOD}");
         let expected = vec![(2, None), (4, Some(Reason::InvalidJson)), (6, None)];
-        assert_eq!(lines(&body, Kind::Lines), Ok(expected));
-        assert_eq!(lines("", Kind::Lines), Ok(vec![]));
+        assert_eq!(lines(&body, Text::Lines), Ok(expected));
+        assert_eq!(lines("", Text::Lines), Ok(vec![]));
     }
 
     #[test]
@@ -315,9 +327,9 @@ mod tests {
         let missing = Reason::MissingField(super::super::Field::AppId);
         let expected =
             vec![(1, None), (2, None), (3, Some(bad[0])), (4, Some(bad[1])), (5, Some(bad[2])), (6, Some(missing))];
-        assert_eq!(lines(&body, Kind::Json), Ok(expected));
+        assert_eq!(lines(&body, Text::Json), Ok(expected));
         for empty in ["", " \n", "[]", " [ ] "] {
-            assert_eq!(lines(empty, Kind::Json), Ok(vec![]), "{empty:?}");
+            assert_eq!(lines(empty, Text::Json), Ok(vec![]), "{empty:?}");
         }
     }
 
@@ -330,18 +342,18 @@ mod tests {
             format!("[{GOOD} {GOOD}]"),
             "[".repeat(100_000),
         ] {
-            assert_eq!(lines(&flawed, Kind::Json), Err(Reason::InvalidJson));
+            assert_eq!(lines(&flawed, Text::Json), Err(Reason::InvalidJson));
         }
         let mut parser = Parser::new(TimeLimits::NONE);
-        assert_eq!(read(b"[\"\xff\"]", Kind::Json, &mut parser, |_, _: Result<Event<'_>, Reason>| {}), Err(Reason::InvalidUtf8));
+        assert_eq!(read(b"[\"\xff\"]", Text::Json, &mut parser, |_, _: Result<Event<'_>, Reason>| {}), Err(Reason::InvalidUtf8));
     }
 
     #[test]
     fn a_single_object_is_line_one() {
-        assert_eq!(lines(&GOOD.replace(',', ",\n"), Kind::Json), Ok(vec![(1, None)]));
+        assert_eq!(lines(&GOOD.replace(',', ",\n"), Text::Json), Ok(vec![(1, None)]));
         let two = format!("{GOOD}\n{GOOD}");
-        assert_eq!(lines(&two, Kind::Json), Ok(vec![(1, Some(Reason::InvalidJson))]));
-        assert_eq!(lines("17", Kind::Json), Ok(vec![(1, Some(Reason::NotAnObject))]));
+        assert_eq!(lines(&two, Text::Json), Ok(vec![(1, Some(Reason::InvalidJson))]));
+        assert_eq!(lines("17", Text::Json), Ok(vec![(1, Some(Reason::NotAnObject))]));
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod admission;
 mod append;
 mod batcher;
 mod body;
+mod buffers;
 mod http;
 pub mod intake;
 pub mod ndjson;

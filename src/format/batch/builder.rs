@@ -25,7 +25,7 @@ struct Event {
 }
 
 /// Time and response time of an event whose app is known by its place.
-type Grouped = (EventTime, ResponseTime);
+pub(super) type Grouped = (EventTime, ResponseTime);
 
 impl BatchBuilder {
     /// Adds an event. `app_id` must be one ([`crate::domain::AppId::check`]).
@@ -112,7 +112,7 @@ impl BatchBuilder {
 }
 
 /// One batch of these apps, with their events app by app. `names_bytes`: at least what all names take.
-fn encode(directory: &[(&[u8], u32)], events: &[Grouped], names_bytes: usize) -> Bytes {
+pub(super) fn encode(directory: &[(&[u8], u32)], events: &[Grouped], names_bytes: usize) -> Bytes {
     let scale = scale_of(events);
     let mut out = codec::begin(VERSION);
     out.reserve(names_bytes + directory.len() * 4 + events.len() * 6);

@@ -15,6 +15,7 @@
 
 mod builder;
 mod names;
+mod split;
 
 pub use builder::BatchBuilder;
 
@@ -68,16 +69,28 @@ impl<'a> Batch<'a> {
         self.events.len() as u64
     }
 
+    /// All events, app by app.
+    pub fn times(&self) -> impl Iterator<Item = EventTime> + '_ {
+        self.events.iter().map(|(time, _)| *time)
+    }
+
     /// Hands over each app with its events.
-    pub fn for_each_app(mut self, mut fold: impl FnMut(&'a str, &[(EventTime, ResponseTime)])) {
-        const CHECKED: &str = "decode has read all of it";
+    pub fn for_each_app(self, mut fold: impl FnMut(&'a str, &[(EventTime, ResponseTime)])) {
         let mut rest = &self.events[..];
-        for _ in 0..self.apps {
-            let app_id = self.directory.text().expect(CHECKED);
-            let count = self.directory.length().expect(CHECKED);
+        self.for_each_group(|app_id, count| {
             let (events, others) = rest.split_at(count);
             rest = others;
             fold(app_id, events);
+        });
+    }
+
+    /// Hands over each app with the number of its events.
+    fn for_each_group(&self, mut take: impl FnMut(&'a str, usize)) {
+        const CHECKED: &str = "decode has read all of it";
+        let mut directory = self.directory.clone();
+        for _ in 0..self.apps {
+            let app_id = directory.text().expect(CHECKED);
+            take(app_id, directory.length().expect(CHECKED));
         }
     }
 }

@@ -32,7 +32,7 @@ pub struct Event<'a> {
     pub response_time: ResponseTime,
 }
 
-fn check_time(limits: &TimeLimits, time_ms: u64) -> Result<EventTime, Reason> {
+pub(super) fn check_time(limits: &TimeLimits, time_ms: u64) -> Result<EventTime, Reason> {
     if time_ms < limits.earliest.0 {
         Err(Reason::TimestampOutOfRange)
     } else if time_ms > limits.latest.0 {
