@@ -14,6 +14,7 @@
 mod aggregator;
 mod messages;
 mod node_supervisor;
+mod open_apps;
 mod partition_supervisor;
 mod progress;
 mod seams;
@@ -26,6 +27,7 @@ pub use messages::{Generation, OpenWindows, Selection};
 pub use partition_supervisor::DEATHS_MAX;
 pub use seams::{Acceptance, Checkpointed, Consumed, Partition, ProposeError};
 pub use watermark::Watermark;
+pub use window_table::WindowTable;
 
 use crate::domain::SketchConfig;
 use crate::metrics::AggregateMetrics;

@@ -2,6 +2,7 @@
 //!
 //! Data goes to stdout, all else to stderr. Exit codes: see [`failure::Exit`].
 
+mod bench;
 mod cluster_view;
 mod completions;
 mod connection;
@@ -51,6 +52,7 @@ enum Command {
     Status(status::Arguments),
     Drain(nodes::DrainArguments),
     Remove(nodes::RemoveArguments),
+    Bench(Box<bench::Arguments>),
     #[cfg(feature = "simulation")]
     Simulate(simulate::Arguments),
     Completions(completions::Arguments),
@@ -63,6 +65,7 @@ pub fn run() -> ExitCode {
         Command::Dev(arguments) => block_on(dev::run(&arguments)),
         Command::Send(arguments) => block_on(send::run(&arguments)),
         Command::Query(arguments) => block_on(query::run(&arguments)),
+        Command::Bench(arguments) => block_on(bench::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
         Command::Drain(arguments) => block_on(nodes::drain(&arguments)),
         Command::Remove(arguments) => block_on(nodes::remove(&arguments)),

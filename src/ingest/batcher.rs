@@ -35,10 +35,11 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Entries of one partition under way at a time. 8 keep a leader's pipeline full over a round trip of several fsyncs.
 const IN_FLIGHT_MAX: usize = 8;
-/// With fewer entries under way than this, the next one does not wait for company.
-const EAGER_IN_FLIGHT: usize = 2;
-/// How long a part waits for company at most: an fsync or two, less than anyone notices.
-const AGE_MAX: Duration = Duration::from_millis(4);
+/// With fewer entries under way than this, the next one does not wait for company. An entry costs all nodes together as
+/// much as a thousand of its events, so under load each should carry what came while the one before was under way.
+const EAGER_IN_FLIGHT: usize = 1;
+/// How long a part waits for company at most, while the entry before it is under way for longer than usual.
+const AGE_MAX: Duration = Duration::from_millis(20);
 /// Entry sequences of an edge that a replica tells apart.
 const SEQUENCE_SPAN_MAX: u64 = 1024;
 /// Parts that wait for their entry; further requests wait at the inbox, each until its deadline.
