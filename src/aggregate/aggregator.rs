@@ -9,7 +9,7 @@
 //! take for now is proposed again.
 
 use super::Settings;
-use super::messages::{AggregatorMessage, Generation, OpenWindows, READS_WAITING_MAX, Read, Selection};
+use super::messages::{AggregatorMessage, Generation, OpenWindows, Read, Selection};
 use super::progress::Progress;
 use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
@@ -297,10 +297,9 @@ impl State {
     fn read(&mut self, read: Read) {
         if self.folded >= read.after {
             self.answer(read);
-        } else if self.reads.len() < READS_WAITING_MAX {
+        } else {
             self.reads.push(read);
         }
-        // A dropped reply port tells the asker to try again.
     }
 
     fn answer_reads(&mut self) {
