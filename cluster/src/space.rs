@@ -15,10 +15,12 @@ use std::time::Duration;
 /// How often it is looked.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Has every group let go of what it can, again and again; while the disk is full, leaves elections to others.
+/// Has every group let go of what it can, again and again; while the disk is full, leaves elections to others. Transfers
+/// that others have abandoned let go of their memory as well.
 pub async fn keep(node: Arc<Node>) {
     loop {
         tokio::time::sleep(LOOK_INTERVAL).await;
+        node.donors.sweep().await;
         let is_full = node.context.log.space() == Space::Full;
         for replica in node.replicas() {
             let voters = replica.view().all_voters();

@@ -61,6 +61,9 @@ impl Replica {
         machine: Arc<dyn StateMachine>,
         leaderships: Leaderships,
     ) -> io::Result<Replica> {
+        if let Some(durable) = machine.durable().position {
+            rebuild::drop_contradictions(&context.log.group(group), durable).await?;
+        }
         let group = Group::open(context, group, machine.clone()).await?;
         let (barriers, requests) = mpsc::channel(read_barrier::WAITING_MAX);
         let inner = Arc::new(Inner {

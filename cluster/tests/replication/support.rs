@@ -10,7 +10,7 @@ use cluster::{
     AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId,
     Payload, Snapshot, SnapshotChunks, StateMachine, Term,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -156,6 +156,10 @@ impl SnapshotChunks for Chunks {
 pub struct Toys {
     directory: PathBuf,
     pub machines: Mutex<BTreeMap<PartitionId, Arc<Toy>>>,
+    /// Partitions that were closed since the node started.
+    pub closed: Mutex<BTreeSet<PartitionId>>,
+    /// Whether closing a partition takes for ever.
+    pub holds_close: AtomicBool,
 }
 
 #[async_trait]
@@ -165,6 +169,19 @@ impl Host for Toys {
         let toy = Arc::new(Toy::open(self.directory.join(format!("partition-{partition}")))?);
         self.machines.lock().unwrap().insert(partition, toy.clone());
         Ok(toy)
+    }
+
+    async fn close(&self, partition: PartitionId) -> io::Result<()> {
+        if self.holds_close.load(Ordering::Relaxed) {
+            self.closed.lock().unwrap().insert(partition);
+            return std::future::pending().await;
+        }
+        self.machines.lock().unwrap().remove(&partition);
+        self.closed.lock().unwrap().insert(partition);
+        match std::fs::remove_file(self.directory.join(format!("partition-{partition}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn serve(&self, partition: PartitionId, request: Bytes) -> Bytes {
@@ -259,7 +276,12 @@ impl Place {
             tasks: Tasks::new(Arc::new(ThreadPool)),
         };
         let tasks = environment.tasks.clone();
-        let toys = Arc::new(Toys { directory: self.store_path(), machines: Mutex::default() });
+        let toys = Arc::new(Toys {
+            directory: self.store_path(),
+            machines: Mutex::default(),
+            closed: Mutex::default(),
+            holds_close: AtomicBool::new(false),
+        });
         let mut config = Config {
             node_name: format!("node at {}", self.address),
             cluster_address: self.address.clone(),
