@@ -52,6 +52,8 @@ pub struct Config {
     pub write_out_interval: Duration,
     /// Size of one file of the log.
     pub segment_bytes: usize,
+    /// After how long a silence a node's share goes to others; `None` is never.
+    pub replace_after: Option<Duration>,
     /// How often a leader tells its followers that it lives.
     pub heartbeat_interval: Duration,
     /// Shortest silence of a leader after which a follower stands for election.
@@ -84,6 +86,7 @@ impl Default for Config {
             checkpoint_interval: Duration::from_secs(2),
             write_out_interval: Duration::from_secs(60),
             segment_bytes: 64 << 20,
+            replace_after: Some(Duration::from_secs(600)),
             heartbeat_interval: Duration::from_millis(200),
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(800),

@@ -1,5 +1,6 @@
 //! The operators' routes.
 
+use super::nodes;
 use super::{ClusterAnswer, DigestAnswer, NodeAnswer, PartitionAnswer, Progress, QuarantineAnswer, Source};
 use crate::http::{Problem, Room};
 use crate::metrics::{Exposition, Metrics};
@@ -7,7 +8,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, put};
 use axum::{Json, Router};
 use cluster::{NodeId, PartitionId, PartitionStatus};
 use futures::future::join_all;
@@ -35,20 +36,23 @@ pub fn room(source: Arc<dyn Source>, metrics: Metrics) -> Room {
         .route("/v1/digest", get(digest))
         .route("/v1/quarantine", get(quarantine))
         .route("/v1/quarantine/{partition}/{offset}", get(quarantined_entry))
+        .route("/v1/nodes/{id}", delete(nodes::remove))
+        .route("/v1/nodes/{id}/drain", put(nodes::drain).delete(nodes::undrain))
         .with_state(Admin { source, metrics });
     Room { routes, openapi: Api::openapi() }
 }
 
 #[derive(OpenApi)]
 #[openapi(
-    paths(index, health, readiness, metrics_text, cluster, digest, quarantine, quarantined_entry),
+    paths(index, health, readiness, metrics_text, cluster, digest, quarantine, quarantined_entry,
+        nodes::remove, nodes::drain, nodes::undrain),
     tags((name = "operation", description = "What operators ask of a node"))
 )]
 struct Api;
 
 #[derive(Clone)]
-struct Admin {
-    source: Arc<dyn Source>,
+pub(super) struct Admin {
+    pub(super) source: Arc<dyn Source>,
     metrics: Metrics,
 }
 
@@ -121,6 +125,7 @@ async fn cluster(State(admin): State<Admin>) -> Json<ClusterAnswer> {
         http_addr: node.http_address,
         cluster_addr: node.cluster_address,
         alive: node.alive,
+        standing: node.standing.into(),
     });
     Json(ClusterAnswer {
         cluster_id: status.cluster_id.to_string(),
@@ -138,6 +143,7 @@ fn partition(status: PartitionStatus, progress: Option<Progress>) -> PartitionAn
         id: status.id.0,
         leader: status.leader.map(|node| node.0),
         replicas: ids(status.replicas),
+        voters: ids(status.voters),
         learners: ids(status.learners),
         term: status.term.0,
         commit_offset: status.commit_offset.map(|offset| offset.0),
@@ -233,11 +239,13 @@ mod tests {
                 http_address: "127.0.0.1:3600".to_owned(),
                 cluster_address: "127.0.0.1:3601".to_owned(),
                 alive: true,
+                standing: cluster::Standing::Active,
             };
             let partition = |id, leader| PartitionStatus {
                 id: PartitionId(id),
                 leader,
                 replicas: vec![NodeId(1)],
+                voters: vec![NodeId(1)],
                 learners: Vec::new(),
                 term: Term(4),
                 commit_offset: Some(Offset(9)),
@@ -285,6 +293,14 @@ mod tests {
             Ok((partition.0 == 0 && offset == 5).then_some(Bytes::from_static(b"\x01\xff")))
         }
 
+        async fn drain_node(&self, _: NodeId, drains: bool) -> Result<bool, String> {
+            Ok(!drains)
+        }
+
+        async fn remove_node(&self, node: NodeId) -> Result<bool, String> {
+            if node == NodeId(7) { Ok(true) } else { Err("no majority".to_owned()) }
+        }
+
         async fn figures(&self) -> Figures {
             Figures { log_bytes: 4242, ..Figures::default() }
         }
@@ -299,7 +315,7 @@ mod tests {
         let seen = ask(&router(None), "/v1/cluster").await.json();
         let partition = |id: u16, leader: Option<u64>, consumed: Option<u64>, lag: Option<u64>| {
             json!({
-                "id": id, "leader": leader, "replicas": [1], "learners": [], "term": 4, "commit_offset": 9,
+                "id": id, "leader": leader, "replicas": [1], "voters": [1], "learners": [], "term": 4, "commit_offset": 9,
                 "applied_offset": 9, "consumed_offset": consumed, "lag_events": lag, "log_bytes": 77
             })
         };
@@ -309,13 +325,29 @@ mod tests {
                 "cluster_id": "00000000000000000000000000000abc",
                 "node_id": 1,
                 "nodes": [{
-                    "id": 1, "name": "one", "http_addr": "127.0.0.1:3600", "cluster_addr": "127.0.0.1:3601", "alive": true
+                    "id": 1, "name": "one", "http_addr": "127.0.0.1:3600", "cluster_addr": "127.0.0.1:3601", "alive": true,
+                    "standing": "active"
                 }],
                 "partitions": [partition(0, Some(1), Some(7), Some(12)), partition(1, None, None, None)],
                 "settings": {"relative_accuracy": 0.01, "lateness_ms": 5, "partitions": 2, "replication_factor": 3},
                 "disk_used_bytes": 8192
             })
         );
+    }
+
+    #[tokio::test]
+    async fn nodes_are_let_go_only_when_that_is_right() {
+        async fn order(method: &str, path: &str) -> crate::http::testing::Seen {
+            send(&router(None), Request::builder().method(method).uri(path).body(Body::empty()).unwrap()).await
+        }
+        assert_eq!(order("DELETE", "/v1/nodes/1").await.refusal(), (409, "holds_partitions".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/1?force=true").await.refusal(), (503, "unavailable".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/1?force=yes").await.refusal(), (400, "bad_parameter".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/7").await.json(), json!({"id": 7, "standing": "left"}));
+        assert_eq!(order("PUT", "/v1/nodes/7/drain").await.refusal(), (404, "unknown_node".to_owned()));
+        assert_eq!(order("PUT", "/v1/nodes/1/drain").await.refusal(), (409, "last_node".to_owned()));
+        assert_eq!(order("PUT", "/v1/nodes/first/drain").await.refusal(), (400, "bad_parameter".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/1/drain").await.json(), json!({"id": 1, "standing": "active"}));
     }
 
     #[tokio::test]

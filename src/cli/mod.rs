@@ -8,6 +8,7 @@ mod completions;
 mod connection;
 mod dev;
 mod failure;
+mod nodes;
 mod output;
 mod query;
 mod send;
@@ -50,6 +51,8 @@ enum Command {
     Query(query::Arguments),
     Status(status::Arguments),
     Bench(Box<bench::Arguments>),
+    Drain(nodes::DrainArguments),
+    Remove(nodes::RemoveArguments),
     #[cfg(feature = "simulation")]
     Simulate(simulate::Arguments),
     Completions(completions::Arguments),
@@ -64,6 +67,8 @@ pub fn run() -> ExitCode {
         Command::Query(arguments) => block_on(query::run(&arguments)),
         Command::Bench(arguments) => block_on(bench::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
+        Command::Drain(arguments) => block_on(nodes::drain(&arguments)),
+        Command::Remove(arguments) => block_on(nodes::remove(&arguments)),
         #[cfg(feature = "simulation")]
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

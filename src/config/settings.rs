@@ -187,6 +187,16 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Bytes(|config| &mut config.segment_bytes, 64 * KIB..=GIB),
     },
     Setting {
+        name: "replace_after",
+        what: "After how long a silence a node's replicas are made anew on other nodes, where enough others live. `off`: never by \
+               itself.",
+        why: "longer than a restart or an upgrade takes, shorter than a second failure is likely; a node that is back takes its \
+              share again",
+        empty_default: "",
+        is_basic: false,
+        kind: Kind::DurationOrOff(|config| &mut config.replace_after, Duration::from_secs(5)..=CENTURIES),
+    },
+    Setting {
         name: "heartbeat_interval",
         what: "How often a leader tells its followers that it lives.",
         why: "several fit into the shortest election timeout, so one lost heartbeat changes nothing",

@@ -251,9 +251,14 @@ mod tests {
 
     fn lines(body: &str, kind: Text) -> Result<Vec<(u64, Option<Reason>)>, Reason> {
         let mut lines = Vec::new();
-        read(body.as_bytes(), kind, &mut Parser::new(TimeLimits::NONE), |number, verdict: Result<Event<'_>, Reason>| {
-            lines.push((number, verdict.err()));
-        })?;
+        read(
+            body.as_bytes(),
+            kind,
+            &mut Parser::new(TimeLimits::NONE),
+            |number, verdict: Result<Event<'_>, Reason>| {
+                lines.push((number, verdict.err()));
+            },
+        )?;
         Ok(lines)
     }
 
@@ -345,7 +350,10 @@ mod tests {
             assert_eq!(lines(&flawed, Text::Json), Err(Reason::InvalidJson));
         }
         let mut parser = Parser::new(TimeLimits::NONE);
-        assert_eq!(read(b"[\"\xff\"]", Text::Json, &mut parser, |_, _: Result<Event<'_>, Reason>| {}), Err(Reason::InvalidUtf8));
+        assert_eq!(
+            read(b"[\"\xff\"]", Text::Json, &mut parser, |_, _: Result<Event<'_>, Reason>| {}),
+            Err(Reason::InvalidUtf8)
+        );
     }
 
     #[test]

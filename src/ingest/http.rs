@@ -252,12 +252,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str
 }
 
 /// Reads a body as it comes in, each piece with room from the budget.
-async fn collect(
-    intake: &Intake,
-    headers: &HeaderMap,
-    mut body: Body,
-    permit: &mut Permit,
-) -> Result<Bytes, Problem> {
+async fn collect(intake: &Intake, headers: &HeaderMap, mut body: Body, permit: &mut Permit) -> Result<Bytes, Problem> {
     let bytes_max = intake.settings().body_bytes_max;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if let Some(bytes) = announced {

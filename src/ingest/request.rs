@@ -94,12 +94,7 @@ fn refused(reason: Reason) -> (Batches, Rejections) {
     (Vec::new(), rejections)
 }
 
-fn read_text(
-    body: &[u8],
-    text: Text,
-    limits: TimeLimits,
-    partition_of: impl Fn(&str) -> u16,
-) -> (Batches, Rejections) {
+fn read_text(body: &[u8], text: Text, limits: TimeLimits, partition_of: impl Fn(&str) -> u16) -> (Batches, Rejections) {
     let (mut reading, mut parser) = (Reading::default(), Parser::new(limits));
     match body::read(body, text, &mut parser, &mut reading) {
         Ok(()) => (reading.builder.finish_by(partition_of), reading.rejections),

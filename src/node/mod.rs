@@ -186,6 +186,7 @@ fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
         partitions: config.partitions,
         replication_factor: u8::try_from(config.replication_factor).unwrap_or(u8::MAX),
         settings: ClusterSettings::of(config).encode(),
+        replace_after: config.replace_after,
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,

@@ -96,6 +96,27 @@ fn without_a_majority_writes_are_refused_in_time_and_local_reads_go_on() {
 }
 
 #[test]
+fn a_node_is_drained_and_removed_and_counts_stay_exact() {
+    let mut nodes = support::three();
+    assert_eq!(nodes[0].post_surely("p", 1, &everyone()).status, 200);
+    let server = nodes[0].http.clone();
+    let refused = support::hourmark(&["remove", "node-3", "--server", &server]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    let drained = support::hourmark(&["drain", "node-3", "--server", &server]);
+    assert_eq!(drained.status.code(), Some(0), "{drained:?}");
+    assert_eq!(nodes[2].post_surely("p", 2, &everyone()).status, 200);
+    let removed = support::hourmark(&["remove", "node-3", "--server", &server]);
+    assert_eq!(removed.status.code(), Some(0), "{removed:?}");
+    nodes[2].wait_stopped();
+    nodes.wait_whole(2);
+    for app in ["a", "b", "c"] {
+        let answer = eventually("the count", || whole(nodes[1].get(&hour(app))));
+        assert_eq!(answer.json["count"], 2, "{app}");
+    }
+    nodes[2].start_anew_fails();
+}
+
+#[test]
 fn a_node_told_to_stop_hands_over_and_exits_cleanly() {
     let mut cluster = three();
     cluster.nodes[0].post_surely("p", 1, &everyone());

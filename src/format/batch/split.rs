@@ -1,7 +1,7 @@
 //! A batch of many apps into one for each share of them: what a node does with a batch that a client made.
 
-use super::builder::{Grouped, encode};
 use super::Batch;
+use super::builder::{Grouped, encode};
 use crate::domain::EventTime;
 use bytes::Bytes;
 
