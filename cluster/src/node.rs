@@ -144,7 +144,7 @@ impl Node {
         let led = self.replicas().into_iter().filter_map(|replica| self.led_report(&replica)).collect();
         let state = self.state();
         let left = state.nodes.keys().copied().filter(|id| state.standing(*id) == Standing::Left && self.is_alive(*id));
-        Report { led, accepts_appends: self.context.log.accepts_appends(), left: left.collect() }
+        Report { led, accepts_appends: self.context.log.accepts_appends(), pinned: self.pinned(), left: left.collect() }
     }
 
     fn led_report(&self, replica: &Replica) -> Option<LedReport> {

@@ -14,7 +14,7 @@ use crate::node::{Door, Node};
 use crate::partition::{self, Replica};
 use crate::raft::{self, GroupContext};
 use crate::transport::{self, Limits, Transport};
-use crate::{ClusterId, GroupId, Host, NodeId, StateMachine};
+use crate::{ClusterId, GroupId, Host, NodeId, StateMachine, log, space};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,6 +59,7 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     node.spawn("report", steward::report(node.clone()));
     node.spawn("decide", steward::decide(node.clone()));
     node.spawn("hosting", hosting::keep(node.clone(), opening));
+    node.spawn("space", space::keep(node.clone()));
     node.spawn("announce", announce(node.clone(), address));
     Ok(node)
 }
@@ -239,6 +240,10 @@ async fn persist(node: Arc<Node>, replica: Replica) {
     loop {
         match node.machine.persist_next().await {
             Ok(()) => replica.durable_moved(),
+            Err(error) if log::is_disk_full(&error) => {
+                tracing::error!(%error, "the metadata was not written: the disk is full; it is tried again");
+                sleep(PATIENCE / 5).await;
+            }
             Err(error) => return node.environment().tasks.fail(format!("writing the metadata failed: {error}")),
         }
     }

@@ -1,6 +1,8 @@
 //! The operators' routes.
 
-use super::nodes;
+mod nodes;
+pub mod starting;
+
 use super::{ClusterAnswer, DigestAnswer, NodeAnswer, PartitionAnswer, Progress, QuarantineAnswer, Source};
 use crate::http::{Problem, Room};
 use crate::metrics::{Exposition, Metrics};
@@ -18,7 +20,7 @@ use std::time::Duration;
 use utoipa::{OpenApi, ToSchema};
 
 /// When to ask again whether a node is ready.
-pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Quarantined entries of one answer.
 const ENTRIES_MAX: usize = 1000;
@@ -58,7 +60,7 @@ pub(super) struct Admin {
 
 /// In a word.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct StateAnswer {
+struct StateAnswer {
     /// `ok` or `ready`.
     #[schema(example = "ok")]
     status: &'static str,
@@ -68,7 +70,7 @@ pub(super) struct StateAnswer {
 #[utoipa::path(get, path = "/", tag = "operation", responses(
     (status = 200, description = "A page for people", body = String, content_type = "text/html")
 ))]
-pub(super) async fn index() -> Html<&'static str> {
+async fn index() -> Html<&'static str> {
     Html(INDEX)
 }
 
@@ -76,7 +78,7 @@ pub(super) async fn index() -> Html<&'static str> {
 #[utoipa::path(get, path = "/healthz", tag = "operation", responses(
     (status = 200, description = "It does", body = StateAnswer)
 ))]
-pub(super) async fn health() -> Json<StateAnswer> {
+async fn health() -> Json<StateAnswer> {
     Json(StateAnswer { status: "ok" })
 }
 
@@ -104,7 +106,7 @@ async fn metrics_text(State(admin): State<Admin>, headers: HeaderMap) -> Respons
     metrics_answer(&headers, &admin.metrics)
 }
 
-pub(super) fn metrics_answer(headers: &HeaderMap, metrics: &Metrics) -> Response {
+fn metrics_answer(headers: &HeaderMap, metrics: &Metrics) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::wanted(accept);
     let headers = [(header::CONTENT_TYPE, exposition.media_type()), (header::VARY, "accept")];

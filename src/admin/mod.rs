@@ -7,15 +7,13 @@
 
 mod answers;
 mod http;
-mod nodes;
-mod starting;
 
 pub use answers::{
     ClusterAnswer, Digest, DigestAnswer, NodeAnswer, NodeChange, PartitionAnswer, QuarantineAnswer, QuarantinedEntry,
     SettingsAnswer, Standing,
 };
 pub use http::room;
-pub use starting::Starting;
+pub use http::starting::Starting;
 
 use crate::metrics::Figures;
 use async_trait::async_trait;

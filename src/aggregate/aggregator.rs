@@ -233,7 +233,9 @@ impl State {
             && self.base.is_some()
             && self.under_way.is_none()
             && self.watermark.advance_idle(now_ms, idle_after_ms);
-        if (has_something && is_due) || seals_by_idleness {
+        let is_wanted =
+            self.under_way.is_none() && self.arguments.progress.take_wanted_checkpoint() && self.folded > self.base;
+        if (has_something && is_due) || seals_by_idleness || is_wanted {
             self.checkpoint(myself)?;
         }
         Ok(())

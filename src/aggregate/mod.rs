@@ -184,6 +184,14 @@ impl Aggregation {
         }
     }
 
+    /// Asks the partition's aggregator here, if one runs, for a checkpoint of all it has folded soon, also where that
+    /// holds no events: so that the log can let go of it. Cheap, may be called often.
+    pub fn request_checkpoint(&self, partition: PartitionId) {
+        if let Some(running) = self.directory.get(partition) {
+            running.progress.want_checkpoint();
+        }
+    }
+
     /// The last offset folded by the partition's aggregator here, if one runs.
     pub fn folded(&self, partition: PartitionId) -> Option<Offset> {
         self.directory.get(partition).and_then(|running| running.progress.last_folded())

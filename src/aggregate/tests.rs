@@ -224,6 +224,27 @@ async fn idle_partition_makes_no_checkpoints() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn entries_without_events_are_checkpointed_too() {
+    let world = world().await;
+    let last = world.script.append_events("a", &[]);
+    world.script.consumed_through(last).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.metrics.checkpoints.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoint_that_is_asked_for_passes_what_is_no_event() {
+    let world = world().await;
+    let last = world.script.append_events("a", &[5]);
+    world.script.consumed_through(last).await;
+    world.aggregation.request_checkpoint(P);
+    world.script.consumed_through(last.next()).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.metrics.checkpoints.get(), 2, "one for each time it was asked for");
+    assert_eq!(world.script.sum("a"), 5);
+}
+
+#[tokio::test(start_paused = true)]
 async fn aggregator_that_dies_is_replaced_and_nothing_is_counted_twice() {
     let world = world().await;
     let deadly = world.script.append_events("a", &[1]);

@@ -50,9 +50,9 @@ enum Command {
     Send(send::Arguments),
     Query(query::Arguments),
     Status(status::Arguments),
-    Bench(Box<bench::Arguments>),
     Drain(nodes::DrainArguments),
     Remove(nodes::RemoveArguments),
+    Bench(Box<bench::Arguments>),
     #[cfg(feature = "simulation")]
     Simulate(simulate::Arguments),
     Completions(completions::Arguments),

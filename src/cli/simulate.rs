@@ -94,6 +94,7 @@ fn start_node(start: NodeStart) -> LocalBoxFuture<'static, Result<(), String>> {
         join: start.join,
         node_name: start.name,
         segment_bytes: 256 << 10,
+        log_bytes_max: 2 << 20,
         write_out_interval: Duration::from_secs(5),
         ..Config::default()
     };

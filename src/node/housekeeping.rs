@@ -1,18 +1,21 @@
-//! The ties between the log's size and the store's durability: what is durable may be purged, and a log that grows asks for
-//! a write-out.
+//! The ties between the log's size and the store's durability: what is durable may be purged, and a log that is too large
+//! asks for checkpoints and write-outs.
 
+use crate::aggregate::Aggregation;
 use crate::rollup::{PartitionState, Store};
 use cluster::Cluster;
 use cluster::environment::Environment;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// How often it is looked for partitions that this node has begun to hold.
+/// How often it is looked for partitions that this node has begun to hold, and whether the log is too large.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Has the log purged as the store becomes durable, for every partition that this node holds or will hold.
-pub fn start(environment: &Environment, cluster: &Cluster, store: &Store) {
-    let (tasks, cluster, store) = (environment.tasks.clone(), cluster.clone(), store.clone());
+/// Has the log purged as the store becomes durable, for every partition that this node holds or will hold, and the store
+/// made durable as the log needs it.
+pub fn start(environment: &Environment, cluster: &Cluster, store: &Store, aggregation: &Aggregation) {
+    let tasks = environment.tasks.clone();
+    let (cluster, store, aggregation) = (cluster.clone(), store.clone(), aggregation.clone());
     environment.tasks.spawn("housekeeping", async move {
         let mut kept = BTreeSet::new();
         loop {
@@ -21,6 +24,7 @@ pub fn start(environment: &Environment, cluster: &Cluster, store: &Store) {
                     tasks.spawn("purge as durable", purge(cluster.clone(), state));
                 }
             }
+            make_room(&cluster, &store, &aggregation);
             tokio::time::sleep(LOOK_INTERVAL).await;
         }
     });
@@ -31,6 +35,19 @@ async fn purge(cluster: Cluster, state: PartitionState) {
     while durable.changed().await.is_ok() {
         if let Some(replica) = cluster.replica(state.id()) {
             replica.durable_moved();
+        }
+    }
+}
+
+/// Moves partitions on whose entries keep the log too large: what is consumed is written out, what is not is checkpointed
+/// first, by the leader.
+fn make_room(cluster: &Cluster, store: &Store, aggregation: &Aggregation) {
+    for (partition, upto) in cluster.unwanted() {
+        let Some(state) = store.find(partition) else { continue };
+        if state.consumed().through < Some(upto) {
+            aggregation.request_checkpoint(partition);
+        } else {
+            store.request_write_out();
         }
     }
 }

@@ -65,7 +65,8 @@ fn batch(events: &[Event]) -> Bytes {
 
 /// The events of one partition, as its leader gets them.
 fn entry(events: &[Event]) -> EventsEntry {
-    let own: Vec<Event> = events.iter().filter(|(app, _, _)| slot_of(app) % PARTITIONS == 0).cloned().collect();
+    let own: Vec<Event> =
+        events.iter().filter(|(app, _, _)| slot_of(app).is_multiple_of(PARTITIONS)).cloned().collect();
     let part = Part { identity: None, events: u32::try_from(own.len()).unwrap_or(0), batch: batch(&own) };
     EventsEntry { edge: 1, edge_sequence: 1, stamp_ms: u64::MAX, parts: vec![part] }
 }

@@ -9,8 +9,8 @@ use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
 
-/// What a node tells unless more is wanted. openraft warns of every message that a stopping peer does not answer.
-const QUIET_FILTER: &str = "warn,openraft=error";
+/// What a node tells unless more is wanted: elections and broken connections are what happens when nodes come and go.
+const QUIET_FILTER: &str = "warn,openraft=error,cluster::transport=error";
 
 /// How a node is to be started.
 #[derive(Debug, Clone)]

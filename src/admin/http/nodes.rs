@@ -1,7 +1,7 @@
 //! Letting nodes go: what they hold is moved to others first.
 
-use super::answers::{NodeChange, Standing};
-use super::http::{Admin, RETRY_AFTER};
+use super::{Admin, RETRY_AFTER};
+use crate::admin::{NodeChange, Standing};
 use crate::http::Problem;
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
