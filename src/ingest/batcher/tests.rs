@@ -103,7 +103,7 @@ async fn a_part_waits_no_longer_than_its_age_while_the_log_is_slow() {
     };
     tokio::join!(after(0), after(1), after(2), after(3));
     let ms = Duration::from_millis;
-    assert_eq!(bench.append_times(begin), [ms(0), ms(1) + AGE_MAX]);
+    assert_eq!(bench.append_times(begin), [ms(0), AGE_MAX]);
     assert_eq!(bench.entries(), [1, 3]);
 }
 
