@@ -113,10 +113,11 @@ fn add_node(sim: &mut Sim<'_>, number: u64, seed: u64, disk: SimulatedDisk, star
             cluster_address: format!("{name}:{CLUSTER_PORT}"),
             join: if number == 1 { Vec::new() } else { vec![format!("{}:{CLUSTER_PORT}", node_name(1))] },
         };
-        trace::line(format_args!("{name} starts, life {}", life.get()));
+        let (name, life) = (name.clone(), life.get());
         let run = start(node);
-        let name = name.clone();
+        // Simulated time stands in the host's runtime only: out here a restarted host would read the machine's clock.
         async move {
+            trace::line(format_args!("{name} starts, life {life}"));
             let end = run.await;
             trace::line(format_args!("{name} ended: {end:?}"));
             end.map_err(Into::into)
