@@ -55,7 +55,7 @@ impl Cluster {
 
     /// Which partition owns each of the 1024 slots.
     pub fn slots(&self) -> Arc<[PartitionId]> {
-        self.node.state().slots.as_slice().into()
+        self.node.slots()
     }
 
     /// All partitions, by id.

@@ -31,6 +31,8 @@ pub struct Node {
     host: Arc<dyn Host>,
     pub(crate) donors: Donors,
     replicas: RwLock<BTreeMap<GroupId, Replica>>,
+    /// Once the cluster has them, its slots never change.
+    slots: OnceLock<Arc<[PartitionId]>>,
     /// Whether others say that this node has left: who has left does not always hear of the decision itself.
     pub(crate) has_left: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
@@ -47,6 +49,7 @@ impl Node {
             host,
             donors: Donors::default(),
             replicas: RwLock::default(),
+            slots: OnceLock::new(),
             has_left: watch::Sender::new(false),
             tasks: Mutex::default(),
         }
@@ -74,6 +77,15 @@ impl Node {
 
     pub fn state(&self) -> Arc<State> {
         self.machine.state()
+    }
+
+    /// The partition of each slot; empty before the cluster is made.
+    pub fn slots(&self) -> Arc<[PartitionId]> {
+        if let Some(slots) = self.slots.get() {
+            return slots.clone();
+        }
+        let slots: Arc<[PartitionId]> = self.state().slots.as_slice().into();
+        if slots.is_empty() { slots } else { self.slots.get_or_init(|| slots).clone() }
     }
 
     /// Spawns a task that ends with the node.
@@ -121,9 +133,9 @@ impl Node {
     /// Who leads a group, as far as this node knows.
     pub fn leader_of(&self, group: GroupId) -> Option<NodeId> {
         if let Some(replica) = self.replica_of(group) {
-            let view = replica.view();
-            if view.leader.is_some() || view.is_member(self.id()) {
-                return view.leader;
+            let leader = replica.inner.group.leader();
+            if leader.is_some() || replica.view().is_member(self.id()) {
+                return leader;
             }
         }
         self.reports.leader_of(group.partition()?)

@@ -58,6 +58,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Applies one entry; returns the answer for whoever appended it (the same on every replica).
     fn apply(&self, entry: Committed) -> io::Result<Bytes>;
 
+    /// Whether applying these bytes takes so long (a millisecond and more) that it must not hold up an async thread, and
+    /// with it connections and heartbeats: then [`StateMachine::apply`] is called where blocking work runs.
+    fn takes_long(&self, _payload: &Bytes) -> bool {
+        false
+    }
+
     /// Whether this replica, as the leader, may propose these bytes now. Unlike [`StateMachine::apply`] it may look at the
     /// clock: it guards the log against what no replica could refuse any more once it is there.
     fn admits(&self, _payload: &Bytes) -> bool {

@@ -1,5 +1,6 @@
 //! Appending at the leader: bounded in size and in bytes under way, refused early when the disk is full.
 
+use super::rounds::Proposal;
 use super::{CREDIT_BYTES, Replica};
 use crate::log::Space;
 use crate::raft::{WriteError, Written};
@@ -116,14 +117,22 @@ impl Replica {
         let credit = timeout_at(deadline, self.inner.credit.clone().acquire_many_owned(units)).await;
         let credit = credit.map_err(|_| Refusal::Failed(AppendError::Deadline))?;
         let credit = credit.expect("the semaphore is never closed");
-        let (sender, receiver) = oneshot::channel();
-        let inner = self.inner.clone();
-        self.inner.context.environment.tasks.spawn("append", async move {
-            let written = inner.group.write(term, payload).await;
-            drop(credit);
-            // The caller may have given up at its deadline.
-            let _ = sender.send(written);
-        });
+        let (done, receiver) = oneshot::channel();
+        match term {
+            None => {
+                // Fails only where the replica is closed, and then drops `done`.
+                let _ = self.inner.proposals.send(Proposal { payload, credit, done });
+            }
+            Some(term) => {
+                let inner = self.inner.clone();
+                self.inner.context.environment.tasks.spawn("proposal", async move {
+                    let written = inner.group.write_as(term, payload).await;
+                    drop(credit);
+                    // The caller may have given up at its deadline.
+                    let _ = done.send(written);
+                });
+            }
+        }
         match timeout_at(deadline, receiver).await {
             Ok(written) => Ok(written.unwrap_or(Err(WriteError::Stopped))),
             Err(_) => Err(Refusal::Failed(AppendError::Deadline)),

@@ -9,6 +9,7 @@ mod append;
 mod leaderships;
 mod read_barrier;
 mod rebuild;
+mod rounds;
 mod tail;
 
 pub use append::{AppendError, Appended};
@@ -20,6 +21,7 @@ pub(crate) use append::Refusal;
 pub(crate) use leaderships::Leaderships;
 use read_barrier::Barrier;
 pub(crate) use rebuild::{Donors, fetch, has_lost_store};
+use rounds::Proposal;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -45,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) machine: Arc<dyn StateMachine>,
     leaderships: Leaderships,
     credit: Arc<Semaphore>,
+    proposals: mpsc::UnboundedSender<Proposal>,
     barriers: mpsc::Sender<Barrier>,
     durable_moved: Notify,
     /// Up to where the log should be purged as soon as the state is durable, whatever else would be kept.
@@ -66,12 +69,15 @@ impl Replica {
         }
         let group = Group::open(context, group, machine.clone()).await?;
         let (barriers, requests) = mpsc::channel(read_barrier::WAITING_MAX);
+        // Bounded by the credit that each entry holds.
+        let (proposals, arrivals) = mpsc::unbounded_channel();
         let inner = Arc::new(Inner {
             context: context.clone(),
             group,
             machine,
             leaderships,
             credit: Arc::new(Semaphore::new(context.config.append_bytes_in_flight_max.div_ceil(CREDIT_BYTES))),
+            proposals,
             barriers,
             durable_moved: Notify::new(),
             unwanted: Mutex::default(),
@@ -81,6 +87,7 @@ impl Replica {
         let tasks = &context.environment.tasks;
         let handles = vec![
             tasks.spawn("leadership", watch_leadership(inner.clone())),
+            tasks.spawn("rounds", rounds::run(inner.clone(), arrivals)),
             tasks.spawn("read-barrier", read_barrier::run(inner.clone(), requests)),
             tasks.spawn("purge", purge(inner.clone())),
         ];
@@ -167,9 +174,13 @@ fn may_serve(view: &View, node: NodeId) -> Option<Term> {
 async fn watch_leadership(inner: Arc<Inner>) {
     let mut changes = inner.group.changes();
     loop {
-        let view = inner.group.view();
-        inner.publish(may_serve(&view, inner.context.node));
-        let has_ended = view.failure.is_some() || !changes.next().await;
+        let view = changes.view();
+        let term = may_serve(&view, inner.context.node);
+        inner.publish(term);
+        // Once it serves, only another role or vote can end that.
+        let is_settled = view.is_leader == term.is_some();
+        let has_ended =
+            view.failure.is_some() || !if is_settled { changes.next_role().await } else { changes.next().await };
         if !has_ended {
             continue;
         }

@@ -67,7 +67,7 @@ impl Applier {
         Ok(SnapshotMeta { last_log_id: durable.position.map(log_id), last_membership })
     }
 
-    fn apply_one(&self, entry: Entry) -> io::Result<Answer> {
+    async fn apply_one(&self, entry: Entry) -> io::Result<Answer> {
         let at = position(&entry.log_id);
         let payload = match entry.payload {
             EntryPayload::Blank => Payload::Blank,
@@ -79,7 +79,15 @@ impl Applier {
                 Payload::Membership(bytes)
             }
         };
-        let answer = self.shared.machine.apply(Committed { position: at, payload }).map_err(|error| {
+        let takes_long = matches!(&payload, Payload::Data(payload) if self.shared.machine.takes_long(payload));
+        let committed = Committed { position: at, payload };
+        let applied = if takes_long {
+            let machine = self.shared.machine.clone();
+            self.shared.tasks.blocking(move || machine.apply(committed)).await
+        } else {
+            self.shared.machine.apply(committed)
+        };
+        let answer = applied.map_err(|error| {
             let reason = format!("group {}: applying entry {at} failed: {error}", self.shared.group);
             self.shared.tasks.fail(reason);
             error
@@ -129,7 +137,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
         while let Some((entry, responder)) = entries.try_next().await? {
-            let answer = self.apply_one(entry)?;
+            let answer = self.apply_one(entry).await?;
             if let Some(responder) = responder {
                 responder.send(answer);
             }

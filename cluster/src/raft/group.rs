@@ -12,9 +12,14 @@ use crate::log::{GroupLog, Log};
 use crate::transport::{Reply, Request, Transport};
 use crate::{GroupId, NodeId, Offset, StateMachine, Term};
 use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
+use openraft::metrics::RaftServerMetrics;
+use openraft::raft::ClientWriteResult;
 use openraft::{ChangeMembers, EmptyNode, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -135,7 +140,12 @@ impl Group {
 
     /// Waits until the view may have changed.
     pub fn changes(&self) -> Changes {
-        Changes { metrics: self.raft.metrics() }
+        Changes { metrics: self.raft.metrics(), roles: self.raft.server_metrics(), is_current: false }
+    }
+
+    /// Who leads, as far as this node knows.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.raft.server_metrics().borrow_watched().current_leader.map(NodeId)
     }
 
     /// Takes a request of another member. Never blocks.
@@ -152,23 +162,41 @@ impl Group {
         self.raft.initialize(members).await.map_err(other)
     }
 
-    /// Appends an entry as the leader; with `term` only if this node leads in that term. On return it is committed and
-    /// applied here. Dropping the future does not take the entry back.
-    pub async fn write(&self, term: Option<Term>, payload: Bytes) -> Result<Written, WriteError> {
+    /// Appends an entry as the leader of `term`, and not otherwise. On return it is committed and applied here. Dropping
+    /// the future does not take the entry back.
+    pub async fn write_as(&self, term: Term, payload: Bytes) -> Result<Written, WriteError> {
         let (responder, done) = ProgressResponder::complete_only();
-        let mut request = self.raft.write(Data(payload)).responder(responder);
-        if let Some(term) = term {
-            request = request.with_leader(leadership(term, self.node));
-        }
+        let request = self.raft.write(Data(payload)).responder(responder).with_leader(leadership(term, self.node));
         request.await.map_err(|_| WriteError::Stopped)?;
-        match done.await {
-            Ok(Ok(response)) => {
+        self.written(done.await.map_err(|_| WriteError::Stopped)?)
+    }
+
+    /// Appends entries as the leader, in one write; their outcomes in the same order, as [`Group::write_as`] has them. Where
+    /// they end early, the group has stopped.
+    pub async fn write_many(&self, payloads: Vec<Bytes>) -> BoxStream<'_, Result<Written, WriteError>> {
+        match self.raft.client_write_many(payloads.into_iter().map(Data)).await {
+            Ok(outcomes) => outcomes
+                .map(|outcome| match outcome {
+                    Ok(Ok(response)) => {
+                        let Answer(answer) = response.response;
+                        Ok(Written { offset: Offset(response.log_id.index), answer })
+                    }
+                    Ok(Err(error)) => self.written(Err(error)),
+                    Err(_) => Err(WriteError::Stopped),
+                })
+                .boxed(),
+            Err(_) => stream::empty().boxed(),
+        }
+    }
+
+    fn written(&self, done: ClientWriteResult<TypeConfig>) -> Result<Written, WriteError> {
+        match done {
+            Ok(response) => {
                 let Answer(answer) = response.response().clone();
                 Ok(Written { offset: Offset(response.log_id().index), answer })
             }
-            Ok(Err(ClientWriteError::ForwardToLeader(forward))) => Err(self.not_leading(&forward)),
-            Ok(Err(_)) => Err(WriteError::Unknown),
-            Err(_) => Err(WriteError::Stopped),
+            Err(ClientWriteError::ForwardToLeader(forward)) => Err(self.not_leading(&forward)),
+            Err(_) => Err(WriteError::Unknown),
         }
     }
 
@@ -267,13 +295,34 @@ impl Group {
 
 /// Tells when a group's view may have changed.
 pub struct Changes {
-    metrics: openraft::alias::WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    metrics: WatchReceiverOf<TypeConfig, RaftMetrics<TypeConfig>>,
+    roles: WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>,
+    /// Whether the view last taken has the role last known.
+    is_current: bool,
 }
 
 impl Changes {
-    /// Waits for the next change; `false` when the group has ended.
+    /// The group as this node sees it now.
+    pub fn view(&mut self) -> View {
+        // A role is told before the view that has it. What comes in between the two lines is a change.
+        let (role, vote) = {
+            let roles = self.roles.borrow_and_update();
+            (roles.state, roles.vote.clone())
+        };
+        let metrics = self.metrics.borrow_and_update();
+        self.is_current = metrics.state == role && metrics.vote == vote;
+        View::of(&metrics)
+    }
+
+    /// Waits until the view may be another than that last taken; `false` when the group has ended.
     pub async fn next(&mut self) -> bool {
         self.metrics.changed().await.is_ok()
+    }
+
+    /// Waits until role, vote or members may be others than in the view last taken: much rarer than other changes. `false`
+    /// when the group has ended.
+    pub async fn next_role(&mut self) -> bool {
+        if self.is_current { self.roles.changed().await.is_ok() } else { self.next().await }
     }
 }
 
