@@ -90,6 +90,11 @@ impl Entry {
         }
     }
 
+    /// Whether an encoded entry says that it is a checkpoint.
+    pub fn is_checkpoint(bytes: &[u8]) -> bool {
+        bytes.first() == Some(&KIND_CHECKPOINT)
+    }
+
     /// Writes an entry.
     pub fn encode(&self) -> Bytes {
         match self {

@@ -6,9 +6,8 @@
 //!  requests ◀──────────── verdict of each part ◀──────────────────────────────────────────────────┘ again: same bytes
 //! ```
 //!
-//! - Linger is natural: with no entry under way the next one closes at once, otherwise it fills until one lands, it has its
-//!   bytes, or it has its age. One entry that takes longer than that holds nothing up. A quiet node adds no latency, a busy
-//!   one writes large entries.
+//! - Linger is natural: with few entries under way the next one closes at once, otherwise it fills until one
+//!   lands, it has its bytes, or it has its age. A quiet node adds no latency, a busy one writes large entries.
 //! - An entry is encoded once. Whatever goes wrong, the same bytes are appended again, so (edge, sequence) tells every
 //!   replica that it has seen them.
 //! - The sequences of entries that are not done span fewer than [`SEQUENCE_SPAN_MAX`]: a replica remembers that many.
@@ -26,7 +25,7 @@ use cluster::PartitionId;
 use cluster::environment::Environment;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,9 +34,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Entries of one partition under way at a time. 8 keep a leader's pipeline full over a round trip of several fsyncs.
 const IN_FLIGHT_MAX: usize = 8;
-/// How long a part waits for company at most, and how long one entry under way makes others wait. An entry costs all nodes
-/// together as much as a thousand of its events, so under load each should carry what came while the one before was under
-/// way; that takes an fsync or two on a machine that is not overloaded.
+/// Entries under way beside which another may follow at once. The leader joins small ones that wait for the same round, so
+/// they need not wait here as well; beyond these a part gains more from company.
+const UNHURRIED_MAX: usize = 4;
+/// How long a part waits for company at most: a few fsyncs on a machine that is not overloaded.
 const AGE_MAX: Duration = Duration::from_millis(20);
 /// Entry sequences of an edge that a replica tells apart.
 const SEQUENCE_SPAN_MAX: u64 = 1024;
@@ -52,7 +52,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a part in the header of its entry, besides its producer's name.
 const PART_HEADER_BYTES: usize = 32;
 
-const _: () = assert!(IN_FLIGHT_MAX as u64 <= SEQUENCE_SPAN_MAX);
+const _: () = assert!(UNHURRIED_MAX < IN_FLIGHT_MAX && IN_FLIGHT_MAX as u64 <= SEQUENCE_SPAN_MAX);
 
 /// What became of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Batcher {
     ) -> Batcher {
         let (inbox, arrivals) = mpsc::channel(WAITING_MAX);
         let sender = Sender { environment: environment.clone(), append, partition, metrics };
-        let queue = Queue { edge, parts: VecDeque::new(), bytes: 0, sequence: 0, in_flight: BTreeMap::new() };
+        let queue = Queue { edge, parts: VecDeque::new(), bytes: 0, sequence: 0, in_flight: BTreeSet::new() };
         environment.tasks.spawn("ingest batcher", run(sender, queue, arrivals));
         Batcher { inbox }
     }
@@ -163,8 +163,8 @@ struct Queue {
     bytes: usize,
     /// Of the next entry.
     sequence: u64,
-    /// Sequences of entries under way, and since when.
-    in_flight: BTreeMap<u64, Instant>,
+    /// Sequences of entries under way.
+    in_flight: BTreeSet<u64>,
 }
 
 /// An entry with those who wait for it.
@@ -181,26 +181,22 @@ impl Queue {
     }
 
     fn landed(&mut self, sequence: u64) {
-        assert!(self.in_flight.remove(&sequence).is_some(), "entry {sequence} landed twice");
+        assert!(self.in_flight.remove(&sequence), "entry {sequence} landed twice");
     }
 
     fn has_room(&self) -> bool {
-        let span = self.in_flight.first_key_value().map_or(0, |(oldest, _)| self.sequence - oldest);
+        let span = self.in_flight.first().map_or(0, |oldest| self.sequence - oldest);
         self.in_flight.len() < IN_FLIGHT_MAX && span < SEQUENCE_SPAN_MAX
     }
 
     /// When the parts have waited long enough; `None` if there is none, or no room for their entry.
     fn ripe_at(&self) -> Option<Instant> {
         let oldest = self.parts.front().filter(|_| self.has_room())?.since;
-        let begun = match self.in_flight.len() {
-            1 => self.in_flight.first_key_value().map_or(oldest, |(_, begun)| oldest.min(*begun)),
-            _ => oldest,
-        };
-        Some(begun + AGE_MAX)
+        Some(oldest + AGE_MAX)
     }
 
     fn may_close(&self, now: Instant) -> bool {
-        let is_due = self.in_flight.is_empty() || self.bytes >= ENTRY_BYTES_TARGET;
+        let is_due = self.in_flight.len() < UNHURRIED_MAX || self.bytes >= ENTRY_BYTES_TARGET;
         self.ripe_at().is_some_and(|ripe_at| is_due || ripe_at <= now)
     }
 
@@ -223,7 +219,7 @@ impl Queue {
         }
         let sequence = self.sequence;
         self.sequence += 1;
-        self.in_flight.insert(sequence, now);
+        self.in_flight.insert(sequence);
         let entry = EventsEntry { edge: self.edge, edge_sequence: sequence, stamp_ms, parts };
         Some(Load { sequence, entry: Entry::Events(entry).encode(), clients })
     }

@@ -25,6 +25,9 @@ use utoipa::{OpenApi, PartialSchema, ToSchema};
 const PRODUCER: &str = "Hourmark-Producer";
 const SEQUENCE: &str = "Hourmark-Sequence";
 
+/// Bodies up to this size are copied, so that their connection can use its buffer of at least 8 KiB again.
+const COPIED_BYTES_MAX: usize = 1024;
+
 /// What to do about a refusal that may have left something behind.
 const RETRY_IS_SAFE: &str = "sending them again with the same Hourmark-Producer and Hourmark-Sequence is safe";
 
@@ -275,8 +278,9 @@ async fn collect(intake: &Intake, headers: &HeaderMap, mut body: Body, permit: &
         }
         permit.grow(data.len()).map_err(overloaded)?;
         if collected.is_empty() && announced == Some(data.len()) {
-            // All of it in one piece, as small bodies are.
-            return Ok(data);
+            // All of it in one piece, as small bodies are. A slice would keep the connection's whole buffer.
+            let is_small = data.len() <= COPIED_BYTES_MAX;
+            return Ok(if is_small { Bytes::copy_from_slice(&data) } else { data });
         }
         collected.extend_from_slice(&data);
     }

@@ -45,6 +45,9 @@ impl CheckpointAnswer {
 /// How far ahead of the leader's clock an entry's stamp may be, in ms: as far as an event may be by default.
 const STAMP_AHEAD_MAX_MS: u64 = 600_000;
 
+/// A checkpoint of so many bytes has some hundred rows.
+const LONG_BYTES: usize = 16 << 10;
+
 #[async_trait]
 impl StateMachine for PartitionState {
     fn durable(&self) -> Durable {
@@ -56,6 +59,11 @@ impl StateMachine for PartitionState {
     /// aside.
     fn apply(&self, entry: Committed) -> io::Result<Bytes> {
         Ok(self.shared.apply(entry)?)
+    }
+
+    /// Of events only the headers are read; a checkpoint's rows are merged and encoded, a microsecond or two each.
+    fn takes_long(&self, payload: &Bytes) -> bool {
+        payload.len() >= LONG_BYTES && Entry::is_checkpoint(payload)
     }
 
     /// Entries stamped by a clock that is far ahead are not admitted: their stamp would make the log's clock forget

@@ -83,41 +83,44 @@ async fn a_part_alone_is_appended_at_once() {
 #[tokio::test(start_paused = true)]
 async fn parts_that_come_while_the_log_is_busy_share_an_entry() {
     let bench = Bench::new(&[]);
-    bench.log.latency_us.store(3_000, Ordering::Relaxed);
+    bench.log.latency_us.store(20_000, Ordering::Relaxed);
     let after = async |ms, parts: std::ops::Range<u64>| {
         sleep(Duration::from_millis(ms)).await;
         bench.send_all(parts.map(part).collect()).await
     };
-    let (first, second, others) = tokio::join!(after(0, 0..1), after(1, 1..2), after(2, 2..10));
-    assert!([first, second, others].into_iter().flatten().all(|outcome| outcome.is_ok()));
-    assert_eq!(bench.entries(), [1, 9]);
+    let busy = futures::future::join_all((0..UNHURRIED_MAX as u64).map(|ms| after(ms, ms..ms + 1)));
+    let (busy, others) = tokio::join!(busy, after(UNHURRIED_MAX as u64, 10..18));
+    assert!(busy.into_iter().flatten().chain(others).all(|outcome| outcome.is_ok()));
+    assert_eq!(bench.entries(), [&[1; UNHURRIED_MAX][..], &[8]].concat());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_part_waits_no_longer_than_its_age_while_the_log_is_slow() {
-    let bench = Bench::new(&[Fault::Late(Duration::from_secs(1)); 3]);
+    let bench = Bench::new(&[Fault::Late(Duration::from_secs(1)); 2 * UNHURRIED_MAX]);
     let begin = Instant::now();
     let after = async |ms| {
         sleep(Duration::from_millis(ms)).await;
         bench.send(part(ms), 10).await.unwrap()
     };
-    tokio::join!(after(0), after(1), after(2), after(3));
-    let ms = Duration::from_millis;
-    assert_eq!(bench.append_times(begin), [ms(0), AGE_MAX]);
-    assert_eq!(bench.entries(), [1, 3]);
+    futures::future::join_all((0..UNHURRIED_MAX as u64 + 3).map(after)).await;
+    let ms = |ms: usize| Duration::from_millis(ms as u64);
+    let at_once = (0..UNHURRIED_MAX).map(ms);
+    assert_eq!(bench.append_times(begin), at_once.chain([ms(UNHURRIED_MAX) + AGE_MAX]).collect::<Vec<_>>());
+    assert_eq!(bench.entries(), [&[1; UNHURRIED_MAX][..], &[3]].concat());
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_entry_with_its_bytes_does_not_wait() {
     let second = Fault::Late(Duration::from_secs(1));
-    let bench = Bench::new(&[second; 4]);
+    let count = UNHURRIED_MAX + 2;
+    let bench = Bench::new(&vec![second; count + 1]);
     let large = large_part(25_000);
     assert!(large.batch.len() > ENTRY_BYTES_TARGET);
     let begin = Instant::now();
-    let outcomes = bench.send_all(vec![large.clone(), large.clone(), large, part(1)]).await;
+    let outcomes = bench.send_all([vec![large; count], vec![part(1)]].concat()).await;
     assert!(outcomes.iter().all(Result::is_ok), "{outcomes:?}");
-    assert_eq!(bench.append_times(begin), [Duration::ZERO, Duration::ZERO, Duration::ZERO, AGE_MAX]);
-    assert_eq!(bench.entries(), [1, 1, 1, 1]);
+    assert_eq!(bench.append_times(begin), [vec![Duration::ZERO; count], vec![AGE_MAX]].concat());
+    assert_eq!(bench.entries(), vec![1; count + 1]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,8 +1,9 @@
 //! The store of a node: opening, damage, write-outs by themselves, removal.
 
 use super::disk::{Crash, MemoryDisk};
-use super::world::{Log, Replica, SKETCH, environment, events};
+use super::world::{Log, Replica, SKETCH, environment, events, journal, open_state};
 use crate::metrics::Metrics;
+use crate::rollup::identities::Limits;
 use crate::rollup::state::Damage;
 use crate::rollup::{Engine, Error, Policy, Store};
 use cluster::environment::{Disk, SystemDisk};
@@ -200,4 +201,14 @@ async fn sled_is_moved_aside_when_it_was_damaged_or_does_not_open() {
         .collect();
     names.sort();
     assert_eq!(names, ["rollups", "rollups.aside-1795464903000-damaged", "rollups.aside-1795464903000-unopenable"]);
+}
+
+#[test]
+fn only_large_checkpoints_are_applied_off_the_async_threads() {
+    let disk = MemoryDisk::default();
+    let state = open_state(&disk, journal(&disk), &Limits::default());
+    let payload = |kind: u8, bytes: usize| [vec![kind], vec![0; bytes]].concat().into();
+    assert!(state.takes_long(&payload(2, 16 << 10)));
+    assert!(!state.takes_long(&payload(2, 100)));
+    assert!(!state.takes_long(&payload(1, 16 << 10)), "of events only the headers are read");
 }
