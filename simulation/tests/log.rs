@@ -145,7 +145,7 @@ async fn a_failed_sync_is_not_tried_again_and_stops_the_node() {
     let (environment, log) = open(&disk).await.unwrap();
     let group = log.group(GroupId(1));
     append(&group, 1, 10).await.unwrap();
-    disk.fail_syncs(1);
+    disk.fail(DiskFault::Syncs(1));
     let outcome = append(&group, 1, 10).await;
     assert!(outcome.is_err());
     assert!(environment.tasks.failed().await.contains("could not be written"));

@@ -1,5 +1,6 @@
 //! TCP of the simulated world. What is written goes into the trace.
 
+use crate::kernel::{SharedNetwork, SimulatedListener, SimulatedStream};
 use crate::trace;
 use async_trait::async_trait;
 use cluster::environment::{Listener, Network, Stream};
@@ -7,59 +8,60 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use turmoil::net::{TcpListener, TcpStream};
 
-/// The network of one host. Addresses are `host:port` with the host's name in the simulated world.
+/// The network of one machine. Addresses are `host:port` with the machine's name.
 pub struct SimulatedNetwork {
-    host: String,
+    network: SharedNetwork,
+    machine: String,
 }
 
 impl SimulatedNetwork {
-    /// The network as `host` sees it.
-    pub fn new(host: &str) -> SimulatedNetwork {
-        SimulatedNetwork { host: host.to_owned() }
+    /// The network as `machine` sees it.
+    pub fn new(network: SharedNetwork, machine: &str) -> SimulatedNetwork {
+        SimulatedNetwork { network, machine: machine.to_owned() }
     }
 }
 
 #[async_trait]
 impl Network for SimulatedNetwork {
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
-        let port: u16 = address
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse().ok())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no port in the address {address}")))?;
-        let listener = TcpListener::bind(("0.0.0.0", port)).await?;
-        Ok(Box::new(SimulatedListener { host: self.host.clone(), port, listener }))
+        let (_, port) = parts(address)?;
+        Ok(Box::new(Listening { machine: self.machine.clone(), listener: self.network.listen(&self.machine, port)? }))
     }
 
     async fn connect(&self, address: &str) -> io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect(address).await?;
-        Ok(Box::new(TracedStream { place: format!("{}->{address}", self.host), stream }))
+        let (host, port) = parts(address)?;
+        let stream = self.network.connect(&self.machine, host, port).await?;
+        Ok(Box::new(TracedStream { place: format!("{}->{address}", self.machine), stream }))
     }
 }
 
-struct SimulatedListener {
-    host: String,
-    port: u16,
-    listener: TcpListener,
+fn parts(address: &str) -> io::Result<(&str, u16)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    parts.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no port in the address {address}")))
+}
+
+struct Listening {
+    machine: String,
+    listener: SimulatedListener,
 }
 
 #[async_trait]
-impl Listener for SimulatedListener {
+impl Listener for Listening {
     async fn accept(&self) -> io::Result<(Box<dyn Stream>, String)> {
-        let (stream, peer) = self.listener.accept().await?;
-        let place = format!("{}:{}->{peer}", self.host, self.port);
-        Ok((Box::new(TracedStream { place, stream }), peer.to_string()))
+        let (stream, peer) = self.listener.accept().await;
+        let place = format!("{}->{peer}", self.machine);
+        Ok((Box::new(TracedStream { place, stream }), peer))
     }
 
     fn local_address(&self) -> io::Result<String> {
-        Ok(format!("{}:{}", self.host, self.port))
+        Ok(self.listener.address())
     }
 }
 
 struct TracedStream {
     place: String,
-    stream: TcpStream,
+    stream: SimulatedStream,
 }
 
 impl AsyncRead for TracedStream {
