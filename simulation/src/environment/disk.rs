@@ -141,6 +141,11 @@ impl SimulatedDisk {
         self.machine().wrongs.add(fault);
     }
 
+    /// Whether an operation was made to fail since this was last asked.
+    pub fn take_failed(&self) -> bool {
+        self.machine().wrongs.take_failed()
+    }
+
     /// Whatever was wrong is no longer.
     pub fn mend(&self) {
         let mut machine = self.machine();

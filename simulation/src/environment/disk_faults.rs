@@ -30,6 +30,8 @@ pub(super) struct Wrongs {
     reads: u64,
     writes: u64,
     syncs: u64,
+    /// Whether anything has gone wrong since it was last asked.
+    has_failed: bool,
     cut: Option<(Cut, Box<dyn FnOnce() + Send>)>,
 }
 
@@ -63,16 +65,29 @@ impl Wrongs {
         Some(then)
     }
 
+    /// Whether anything has gone wrong since this was last asked.
+    pub fn take_failed(&mut self) -> bool {
+        std::mem::take(&mut self.has_failed)
+    }
+
     pub fn read(&mut self) -> io::Result<()> {
-        take(&mut self.reads, "read")
+        let outcome = take(&mut self.reads, "read");
+        self.note(outcome)
     }
 
     pub fn write(&mut self) -> io::Result<()> {
-        take(&mut self.writes, "written")
+        let outcome = take(&mut self.writes, "written");
+        self.note(outcome)
     }
 
     pub fn sync(&mut self) -> io::Result<()> {
-        take(&mut self.syncs, "synced")
+        let outcome = take(&mut self.syncs, "synced");
+        self.note(outcome)
+    }
+
+    fn note(&mut self, outcome: io::Result<()>) -> io::Result<()> {
+        self.has_failed |= outcome.is_err();
+        outcome
     }
 }
 

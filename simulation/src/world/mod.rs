@@ -196,7 +196,8 @@ impl World {
         }
         trace::line(format_args!("{name} ended: {ended:?}"));
         node.has_ended(&watch);
-        if !std::mem::replace(&mut node.is_excused, false) {
+        let has_disk_failed = node.hardware.disk.take_failed();
+        if !std::mem::replace(&mut node.is_excused, false) && !has_disk_failed {
             self.shared.must(Err(Violation::new("stays-up", format!("{name} ended: {ended:?}"))));
         }
         if self.rotten_log(number) && ended.is_err() {

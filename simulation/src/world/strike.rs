@@ -173,7 +173,6 @@ impl World {
     }
 
     fn fail_disk(&mut self, node: u64, fault: DiskFault) {
-        self.node(node).is_excused = true;
         self.node(node).hardware.disk.fail(fault);
     }
 
