@@ -19,6 +19,9 @@ use tokio::time::Instant;
 /// A server that does not take a connection within this time is taken for dead.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What is kept of the patience for one more attempt, whatever the servers' rests.
+const LAST_ATTEMPT: Duration = Duration::from_millis(500);
+
 /// Longest time of one attempt: half as long again as a node lets a request wait by default.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -47,7 +50,7 @@ pub enum Error {
     #[error(transparent)]
     Refused(Box<Refusal>),
     /// No server gave an answer in time; whether the request had an effect is unknown.
-    #[error("no answer within {} s from {servers}; last: {last}", waited.as_secs())]
+    #[error("no answer within {} from {servers}; last: {last}", in_seconds(*waited))]
     Unavailable {
         /// Who was asked.
         servers: String,
@@ -198,13 +201,14 @@ impl Client {
         give_up: impl Fn() -> Instant,
     ) -> Result<Reply, Error> {
         let started = Instant::now();
-        let mut last = String::from("every server still rests after earlier failures");
+        let mut last = String::new();
         loop {
+            // No rest outlasts the patience: its end is for one more attempt, at whoever has rested longest.
             let (server, rested_at) = self.servers.choose(first);
-            if rested_at >= give_up() {
-                break;
-            }
-            tokio::time::sleep_until(rested_at).await;
+            let gives_up = give_up();
+            let is_last = rested_at + LAST_ATTEMPT >= gives_up;
+            let begins = if is_last { gives_up.checked_sub(LAST_ATTEMPT).unwrap_or(gives_up) } else { rested_at };
+            tokio::time::sleep_until(begins).await;
             let base = self.servers.base(server);
             let time_left = give_up().saturating_duration_since(Instant::now());
             let request = build(&self.http, base).timeout(time_left.clamp(Duration::from_millis(1), ATTEMPT_TIMEOUT));
@@ -216,8 +220,17 @@ impl Client {
                 Err(failed) => {
                     tracing::debug!(server = base, why = %failed.why, "attempt failed");
                     self.servers.failed(server, failed.rest);
-                    last = format!("{base}: {}", failed.why);
+                    // An attempt that was cut short says less than what was met before it.
+                    if last.is_empty() || !(failed.is_timeout && time_left < ATTEMPT_TIMEOUT) {
+                        last = format!("{base}: {}", failed.why);
+                    }
                 }
+            }
+            if is_last {
+                tokio::time::sleep_until(gives_up).await;
+            }
+            if Instant::now() >= give_up() {
+                break;
             }
         }
         Err(Error::Unavailable { servers: self.servers.to_string(), waited: started.elapsed(), last })
@@ -229,25 +242,29 @@ struct Failed {
     why: String,
     /// What `Retry-After` asked for.
     rest: Duration,
+    /// The time for the attempt was over.
+    is_timeout: bool,
 }
 
 /// One attempt at one server.
 async fn attempt(base: &str, request: RequestBuilder) -> Result<Reply, Failed> {
-    let failed = |error: reqwest::Error| Failed { why: innermost(&error), rest: Duration::ZERO };
+    let failed =
+        |error: reqwest::Error| Failed { why: innermost(&error), rest: Duration::ZERO, is_timeout: error.is_timeout() };
     let mut response = request.send().await.map_err(failed)?;
     let status = response.status();
     let rest = retry_after(&response);
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(Failed { why: format!("an answer over {ANSWER_BYTES_MAX} bytes"), rest });
+            return Err(Failed { why: format!("an answer over {ANSWER_BYTES_MAX} bytes"), rest, is_timeout: false });
         }
         body.extend_from_slice(&chunk);
     }
     let reply = Reply { server: base.to_owned(), status, body: body.freeze() };
     let is_later =
         status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
-    if is_later { Err(Failed { why: reply.refused().to_string(), rest }) } else { Ok(reply) }
+    let why = || reply.refused().to_string();
+    if is_later { Err(Failed { why: why(), rest, is_timeout: false }) } else { Ok(reply) }
 }
 
 /// `Retry-After` in seconds; its other form, a date, is never sent by a node.
@@ -275,6 +292,12 @@ impl Reply {
     fn refusal(&self) -> Error {
         Error::Refused(Box::new(self.refused()))
     }
+}
+
+/// A time for people: whole seconds, with a tenth where that matters.
+fn in_seconds(time: Duration) -> String {
+    let tenths = (time.as_millis() + 50) / 100;
+    if tenths.is_multiple_of(10) { format!("{} s", tenths / 10) } else { format!("{}.{} s", tenths / 10, tenths % 10) }
 }
 
 /// The cause at the end of the chain: the one that says "connection refused".

@@ -4,7 +4,11 @@
 //! themselves (log, replication, disk) is not kept twice: it is shown on the [`Board`] when somebody asks for `/metrics`. Each
 //! node has a registry of its own, nothing is global, and the text has one order.
 //!
-//! The text is OpenMetrics 1.0, which Prometheus and everything that scrapes it reads.
+//! The text is that of Prometheus (0.0.4), or OpenMetrics 1.0 for those who prefer it.
+
+mod exposition;
+
+pub use exposition::Exposition;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
@@ -18,9 +22,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
-
-/// The media type of [`Metrics::text`].
-pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// A gauge of a size or number, never negative.
 pub type Level = Gauge<u64, AtomicU64>;
@@ -60,6 +61,8 @@ pub struct IngestMetrics {
     pub in_flight_bytes: Level,
     /// Appends tried again after an error or a timeout.
     pub append_retries: Counter,
+    /// Entries refused because this node's clock is far ahead of a leader's.
+    pub clock_skew: Counter,
     /// Time from an entry's first append to its answer, retries included.
     pub append_seconds: Histogram,
 }
@@ -132,10 +135,13 @@ impl Metrics {
     }
 
     /// The text of `/metrics`.
-    pub fn text(&self) -> String {
+    pub fn text(&self, exposition: Exposition) -> String {
         let mut text = String::new();
         encode(&mut text, &self.registry).expect("writing to a String cannot fail");
-        text
+        match exposition {
+            Exposition::Prometheus => exposition::prometheus(&text),
+            Exposition::OpenMetrics => text,
+        }
     }
 }
 
@@ -191,6 +197,11 @@ impl IngestMetrics {
             bytes: byte_counter(registry, "received", "Bytes of events after decompression"),
             in_flight_bytes: byte_level(registry, "in_flight", "Bytes of events taken in and not yet durable"),
             append_retries: counter(registry, "append_retries", "Appends tried again after an error or a timeout"),
+            clock_skew: counter(
+                registry,
+                "clock_skew",
+                "Entries refused because this node's clock is far ahead of a leader's",
+            ),
             append_seconds: timing(registry, "append", "Time from an entry's first append to its answer"),
         }
     }
@@ -250,7 +261,7 @@ pub struct Figures {
     pub log_bytes: u64,
     /// Bytes of all files of the node.
     pub disk_bytes: u64,
-    /// Fsyncs of the log since the start.
+    /// Batches of the log since the start: each one write and one fsync.
     pub log_fsyncs: u64,
     /// Seconds spent in those.
     pub log_fsync_seconds: f64,
@@ -301,7 +312,7 @@ impl Collector for Board {
         let help = "Fsyncs of the write-ahead log";
         fsyncs.encode(encoder.encode_descriptor("log_fsyncs", help, None, MetricType::Counter)?)?;
         let fsync_seconds = ConstCounter::new(figures.log_fsync_seconds);
-        let help = "Time spent in fsyncs of the write-ahead log";
+        let help = "Time spent writing and fsyncing the write-ahead log";
         let unit = Some(&Unit::Seconds);
         fsync_seconds.encode(encoder.encode_descriptor("log_fsync", help, unit, MetricType::Counter)?)?;
         for (name, unit, help, figure) in PARTITION_GAUGES {
@@ -348,7 +359,7 @@ mod tests {
         let partition = |lag_events| PartitionFigures { lag_events, lag_ms: 1500, ..PartitionFigures::default() };
         let partitions = [(1, partition(5)), (0, partition(3))].into();
         metrics.board.show(Figures { log_bytes: 99, partitions, ..Figures::default() });
-        let text = metrics.text();
+        let text = metrics.text(Exposition::OpenMetrics);
         for line in [
             "# HELP hourmark_ingest_events_accepted Events made durable and counted.\n",
             "hourmark_ingest_events_accepted_total 7\n",
@@ -362,15 +373,15 @@ mod tests {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
         assert!(text.ends_with("# EOF\n"));
-        assert_eq!(text, metrics.text());
+        assert_eq!(text, metrics.text(Exposition::OpenMetrics));
     }
 
     #[test]
     fn what_left_the_node_is_no_longer_shown() {
         let metrics = Metrics::new();
         metrics.board.show(Figures { partitions: [(4, PartitionFigures::default())].into(), ..Figures::default() });
-        assert!(metrics.text().contains("partition=\"4\""));
+        assert!(metrics.text(Exposition::OpenMetrics).contains("partition=\"4\""));
         metrics.board.show(Figures::default());
-        assert!(!metrics.text().contains("partition=\"4\""));
+        assert!(!metrics.text(Exposition::OpenMetrics).contains("partition=\"4\""));
     }
 }

@@ -3,8 +3,10 @@
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::error::Error;
+use crate::log::Activity;
 use crate::membership::command::{Command, Outcome};
 use crate::membership::machine;
+use crate::membership::state::Standing;
 use crate::node::Node;
 use crate::partition::{AppendError, Appended, Replica};
 use crate::router::{CallError, Target};
@@ -104,12 +106,33 @@ impl Cluster {
         self.node.leaderships.partitions()
     }
 
+    /// Has a node's replicas moved to others (`true`), or lets it take its share again. `false` if there is no such node, or
+    /// nobody else is there to take them. On return it is decided; the status shows how far the replicas are.
+    pub async fn drain_node(&self, id: NodeId, drains: bool, deadline: Instant) -> Result<bool, AppendError> {
+        let to = if drains { Standing::Draining } else { Standing::Active };
+        let from = self.node.state().standing(id);
+        self.decide(&Command::SetStanding { id, from, to }, deadline).await
+    }
+
     /// Lets a node go for good: its replicas move to others, and it must not come back. `false` if there is no such node,
     /// or it is the last one. On return it is decided; the status shows how far the replicas are.
     pub async fn remove_node(&self, id: NodeId, deadline: Instant) -> Result<bool, AppendError> {
-        let command = machine::encode_command(&Command::RemoveNode { id });
-        let appended = self.node.append(GroupId::METADATA, command, deadline).await?;
+        self.decide(&Command::RemoveNode { id }, deadline).await
+    }
+
+    async fn decide(&self, command: &Command, deadline: Instant) -> Result<bool, AppendError> {
+        let appended = self.node.append(GroupId::METADATA, machine::encode_command(command), deadline).await?;
         Ok(machine::decode_outcome(&appended.answer).is_ok_and(|outcome| outcome == Outcome::Done))
+    }
+
+    /// How many replicas a partition should have, as far as there are nodes.
+    pub fn replication_factor(&self) -> u8 {
+        self.node.state().cluster.as_ref().map_or(0, |cluster| cluster.replication_factor)
+    }
+
+    /// What writing this node's log has cost since it started.
+    pub fn log_activity(&self) -> Activity {
+        self.node.context.log.activity()
     }
 
     /// The cluster as this node knows it.
@@ -128,9 +151,8 @@ impl Cluster {
                 return Err(format!("partition {partition} is being opened or rebuilt on this node"));
             }
         }
-        let is_led = |group| self.node.leader_of(group).is_some_and(|leader| self.node.is_alive(leader));
-        match state.placement.keys().find(|partition| !is_led((**partition).into())) {
-            Some(partition) => Err(format!("partition {partition} has no leader")),
+        match self.node.status().partitions.iter().find(|partition| partition.leader.is_none()) {
+            Some(partition) => Err(format!("partition {} has no leader with a majority behind it", partition.id)),
             None => Ok(()),
         }
     }

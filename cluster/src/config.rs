@@ -43,8 +43,11 @@ pub struct Config {
     pub report_interval: Duration,
     /// After how long without a sign a node counts as not alive. Default 2.5 s: five reports.
     pub alive_timeout: Duration,
-    /// Largest payload of one append in bytes. Default 8 MiB, which is also the largest: frames and records have room for
-    /// that.
+    /// After how long a silence a node's share of the partitions goes to others, if enough others are there; `None`: never by
+    /// itself. Default 10 min: longer than a restart, shorter than a second failure is likely.
+    pub replace_after: Option<Duration>,
+    /// Largest payload of one append in bytes. Default 13 MiB, which is also the largest: frames and records have
+    /// room for that.
     pub payload_bytes_max: usize,
     /// Bytes of appends under way per partition at its leader; more wait. Default 64 MiB.
     pub append_bytes_in_flight_max: usize,
@@ -59,7 +62,7 @@ pub struct Config {
 }
 
 /// The largest payload of one append in bytes, whatever the configuration says.
-pub const PAYLOAD_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const PAYLOAD_BYTES_MAX: usize = 13 * 1024 * 1024;
 
 impl Default for Config {
     fn default() -> Self {
@@ -79,6 +82,7 @@ impl Default for Config {
             install_timeout: Duration::from_secs(600),
             report_interval: Duration::from_millis(500),
             alive_timeout: Duration::from_millis(2500),
+            replace_after: Some(Duration::from_secs(600)),
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             append_bytes_in_flight_max: 64 * 1024 * 1024,
             log_entries_kept: 128,
@@ -105,7 +109,14 @@ impl Config {
             ),
             (self.stall_timeout >= self.election_timeout_max, "stall_timeout must be at least election_timeout_max"),
             (self.alive_timeout > self.report_interval, "alive_timeout must be above report_interval"),
-            ((1..=PAYLOAD_BYTES_MAX).contains(&self.payload_bytes_max), "payload_bytes_max must be 1 to 8388608 bytes"),
+            (
+                self.replace_after.is_none_or(|after| after >= self.alive_timeout),
+                "replace_after must be at least alive_timeout",
+            ),
+            (
+                (1..=PAYLOAD_BYTES_MAX).contains(&self.payload_bytes_max),
+                "payload_bytes_max must be 1 to 13631488 bytes",
+            ),
             (
                 self.append_bytes_in_flight_max >= self.payload_bytes_max,
                 "append_bytes_in_flight_max must be at least payload_bytes_max",

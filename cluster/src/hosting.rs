@@ -1,6 +1,7 @@
 //! Which replicas are open on this node: those that the metadata group places here, and those that have not left yet.
 
 use crate::error::Error;
+use crate::membership::state::Standing;
 use crate::membership::steward;
 use crate::node::Node;
 use crate::partition::{self, Replica};
@@ -58,9 +59,12 @@ pub async fn open(node: &Arc<Node>, group: GroupId, machine: Arc<dyn StateMachin
 
 /// Keeps to the placement as it changes.
 pub async fn keep(node: Arc<Node>, mut opening: Opening) {
-    let mut states = node.machine.watch();
+    let (mut states, mut told) = (node.machine.watch(), node.has_left.subscribe());
     loop {
-        let placed: BTreeSet<PartitionId> = states.borrow_and_update().placed_on(node.id()).into_iter().collect();
+        let state = states.borrow_and_update().clone();
+        let has_left = *told.borrow_and_update() || state.standing(node.id()) == Standing::Left;
+        let placed = if has_left { Vec::new() } else { state.placed_on(node.id()) };
+        let placed: BTreeSet<PartitionId> = placed.into_iter().collect();
         for partition in &placed {
             if node.replica_of((*partition).into()).is_none() && !opening.partitions.contains(partition) {
                 opening.spawn(&node, *partition);
@@ -71,10 +75,16 @@ pub async fn keep(node: Arc<Node>, mut opening: Opening) {
         for partition in &leaving {
             close_if_left(&node, *partition).await;
         }
+        if has_left && leaving.is_empty() && opening.partitions.is_empty() {
+            let (id, cluster) = (node.id(), node.cluster);
+            node.environment().tasks.fail(format!("node {id} was removed from cluster {cluster} and holds nothing any more"));
+            return;
+        }
         let interval = node.config().report_interval;
         tokio::select! {
             biased;
             changed = states.changed() => if changed.is_err() { return },
+            changed = told.changed() => if changed.is_err() { return },
             Some(partition) = opening.finished.recv() => drop(opening.partitions.remove(&partition)),
             () = sleep(interval), if !leaving.is_empty() => {}
         }

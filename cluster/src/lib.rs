@@ -36,7 +36,7 @@ pub use cluster::Cluster;
 pub use config::{Config, PAYLOAD_BYTES_MAX};
 pub use error::Error;
 pub use ids::{ClusterId, GroupId, LogPosition, NodeId, Offset, PartitionId, Term};
-pub use membership::state::SLOTS;
+pub use membership::state::{SLOTS, Standing};
 pub use partition::{AppendError, Appended, ReadError, Replica};
 pub use raft::seed_consensus;
 pub use router::{CallError, Target};

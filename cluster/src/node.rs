@@ -5,7 +5,7 @@ use crate::environment::Environment;
 use crate::membership::join::{Answer, Ask};
 use crate::membership::machine::{self, Machine};
 use crate::membership::reconcile::CAUGHT_UP_ENTRIES;
-use crate::membership::state::State;
+use crate::membership::state::{Standing, State};
 use crate::partition::{Donors, Leaderships, Replica};
 use crate::status::{LedReport, NodeStatus, PartitionStatus, Report, Reports, Status};
 use crate::transport::{Directory, Handler, Peer, Reply, Request, Response, Transport};
@@ -14,6 +14,7 @@ use raft::GroupContext;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -30,6 +31,8 @@ pub struct Node {
     host: Arc<dyn Host>,
     donors: Donors,
     replicas: RwLock<BTreeMap<GroupId, Replica>>,
+    /// Whether others say that this node has left: who has left does not always hear of the decision itself.
+    pub(crate) has_left: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -44,6 +47,7 @@ impl Node {
             host,
             donors: Donors::default(),
             replicas: RwLock::default(),
+            has_left: watch::Sender::new(false),
             tasks: Mutex::default(),
         }
     }
@@ -138,7 +142,9 @@ impl Node {
     /// What this node leads now.
     pub fn report(&self) -> Report {
         let led = self.replicas().into_iter().filter_map(|replica| self.led_report(&replica)).collect();
-        Report { led, accepts_appends: self.context.log.accepts_appends() }
+        let state = self.state();
+        let left = state.nodes.keys().copied().filter(|id| state.standing(*id) == Standing::Left && self.is_alive(*id));
+        Report { led, accepts_appends: self.context.log.accepts_appends(), left: left.collect() }
     }
 
     fn led_report(&self, replica: &Replica) -> Option<LedReport> {
@@ -170,13 +176,14 @@ impl Node {
     pub fn status(&self) -> Status {
         let state = self.state();
         let reports = self.all_reports();
-        let nodes = state.nodes.iter().filter(|(_, node)| !node.has_left);
+        let nodes = state.nodes.iter().filter(|(_, node)| node.standing != Standing::Left);
         let nodes = nodes.map(|(id, node)| NodeStatus {
             id: *id,
             name: node.address.name.clone(),
             http_address: node.address.http.clone(),
             cluster_address: node.address.cluster.clone(),
             alive: self.is_alive(*id),
+            standing: node.standing,
         });
         let metadata_leader = self.leader_of(GroupId::METADATA).filter(|leader| self.is_alive(*leader));
         Status {
@@ -198,7 +205,11 @@ impl Node {
         // Who led in an older term than the newest heard of leads no more.
         let reported = newest.filter(|(_, led)| led.term == term).map(|(node, _)| node);
         let followed = view.as_ref().filter(|view| view.term == term).and_then(|view| view.leader);
-        let leader = reported.or(followed).filter(|leader| self.is_alive(*leader));
+        let reachable = reported.or(followed).filter(|leader| self.is_alive(*leader));
+        let leader = reachable.filter(|_| match &view {
+            Some(view) if view.is_member(self.id()) => view.voters.iter().all(|set| self.is_majority_alive(set)),
+            _ => newest.is_none_or(|(_, led)| self.is_majority_alive(&led.voters)),
+        });
         let newest = newest.filter(|(node, _)| Some(*node) == leader).map(|(_, led)| led);
         let here_committed = view.as_ref().and_then(|view| view.committed).map(|at| at.offset);
         let here_bytes = here.as_ref().map(|replica| replica.inner.group.log().bytes());
@@ -206,6 +217,7 @@ impl Node {
             id,
             leader,
             replicas: newest.map(|led| led.caught_up.clone()).unwrap_or_default(),
+            voters: newest.map(|led| led.voters.clone()).unwrap_or_default(),
             learners: newest.map(|led| led.learners.clone()).unwrap_or_default(),
             term,
             commit_offset: here_committed.max(newest.and_then(|led| led.committed)),
@@ -215,6 +227,16 @@ impl Node {
             },
             log_bytes: here_bytes.or(newest.map(|led| led.log_bytes)).unwrap_or(0),
         }
+    }
+
+    /// Whether more than half of a set of voters was heard of lately: a leader of fewer decides nothing.
+    fn is_majority_alive<'a>(&self, voters: impl IntoIterator<Item = &'a NodeId>) -> bool {
+        let (mut all, mut alive) = (0, 0);
+        for voter in voters {
+            all += 1;
+            alive += usize::from(self.is_alive(*voter));
+        }
+        2 * alive > all
     }
 
     async fn serve_join(self: Arc<Self>, request: Request, reply: Reply) {
@@ -249,7 +271,10 @@ impl Node {
             (_, Peer::Stranger) => {}
             (message::FORWARD | message::CALL, _) => drop(tasks.spawn("forward", node.serve_forwarded(request, reply))),
             (message::REPORT, Peer::Node(from)) => {
-                if let Ok(report) = raft::decode(&request.header) {
+                if let Ok(report) = raft::decode::<Report>(&request.header) {
+                    if report.left.contains(&self.id()) {
+                        self.has_left.send_if_modified(|has_left| !std::mem::replace(has_left, true));
+                    }
                     self.reports.insert(from, report);
                     reply.send(Response::default());
                 }

@@ -69,6 +69,7 @@ enum Forwarded {
     TooLarge,
     /// It may or may not have taken effect.
     Unknown,
+    NotAdmitted,
 }
 
 /// What an attempt at an append came to.
@@ -163,6 +164,7 @@ impl Node {
             Forwarded::NotLeader(leader) => Ok(Attempt::Elsewhere(leader)),
             Forwarded::DiskFull => Err(AppendError::DiskFull),
             Forwarded::TooLarge => Err(AppendError::TooLarge),
+            Forwarded::NotAdmitted => Err(AppendError::NotAdmitted),
             Forwarded::Unknown | Forwarded::Served => Ok(Attempt::Again),
         }
     }
@@ -270,6 +272,7 @@ impl Node {
                 Ok(Attempt::Elsewhere(leader)) => (Forwarded::NotLeader(leader), Bytes::new()),
                 Err(AppendError::DiskFull) => (Forwarded::DiskFull, Bytes::new()),
                 Err(AppendError::TooLarge) => (Forwarded::TooLarge, Bytes::new()),
+                Err(AppendError::NotAdmitted) => (Forwarded::NotAdmitted, Bytes::new()),
                 Ok(Attempt::Again) | Err(_) => (Forwarded::Unknown, Bytes::new()),
             },
         };

@@ -8,6 +8,7 @@ use crate::membership::command::{Command, NodeAddress, Outcome};
 use crate::membership::identity::{self, Identity};
 use crate::membership::join::{self, Answer, Ask};
 use crate::membership::machine::{self, Machine};
+use crate::membership::state::Standing;
 use crate::membership::steward;
 use crate::node::{Door, Node};
 use crate::partition::{self, Replica};
@@ -46,7 +47,7 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     raft::spool::remove_leftovers(&environment).await.map_err(disk("removing what a transfer left behind"))?;
     let listener = listen(&environment, &config).await?;
     let address = own_address(&config, &*listener)?;
-    let who = identify(&environment, &config, &address).await?;
+    let who = identify(&environment, &config, &address, &*host).await?;
     let node = assemble(&environment, &config, host, listener, &who).await?;
     let opened = timeout_by_failure(&node, open_metadata(&node, &who, &address)).await;
     opened?;
@@ -89,7 +90,12 @@ fn own_address(config: &Config, listener: &dyn Listener) -> Result<NodeAddress, 
 }
 
 /// Finds out who this node is; on a fresh directory that is decided here, and written down before anything else.
-async fn identify(environment: &Environment, config: &Config, address: &NodeAddress) -> Result<Who, Error> {
+async fn identify(
+    environment: &Environment,
+    config: &Config,
+    address: &NodeAddress,
+    host: &dyn Host,
+) -> Result<Who, Error> {
     let write = |identity| identity::write(environment, identity);
     let known = identity::read(environment).await.map_err(disk("reading the identity"))?;
     let entry = match known {
@@ -114,7 +120,7 @@ async fn identify(environment: &Environment, config: &Config, address: &NodeAddr
         let reason = "this data directory was about to enter a cluster: say again which member to join";
         return Err(Error::Config(reason.to_owned()));
     }
-    let entered = join::enter(environment, &config.join, entry, address.clone()).await;
+    let entered = join::enter(environment, &config.join, entry, address.clone(), host).await;
     let (cluster, node) = entered.map_err(Error::Refused)?;
     write(Identity::Member { cluster, node }).await.map_err(disk("writing the identity"))?;
     tracing::info!(%cluster, %node, "entered the cluster");
@@ -184,11 +190,12 @@ async fn open_metadata(node: &Arc<Node>, who: &Who, address: &NodeAddress) -> Re
         initialized.map_err(|source| Error::Open { group: GroupId::METADATA, source })?;
         found(node, address.clone()).await?;
     }
+    node.host().starting("no member of the cluster has told it what the cluster is yet");
     let mut states = node.machine.watch();
     loop {
         let known = states.wait_for(|state| state.cluster.is_some() && state.nodes.contains_key(&node.id()));
         match timeout(PATIENCE, known).await {
-            Ok(Ok(state)) if state.nodes[&node.id()].has_left => {
+            Ok(Ok(state)) if state.standing(node.id()) == Standing::Left => {
                 return Err(Error::Refused(format!("node {} has left the cluster and must not come back", node.id())));
             }
             Ok(_) => return Ok(()),

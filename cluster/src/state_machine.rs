@@ -58,6 +58,12 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Applies one entry; returns the answer for whoever appended it (the same on every replica).
     fn apply(&self, entry: Committed) -> io::Result<Bytes>;
 
+    /// Whether this replica, as the leader, may propose these bytes now. Unlike [`StateMachine::apply`] it may look at the
+    /// clock: it guards the log against what no replica could refuse any more once it is there.
+    fn admits(&self, _payload: &Bytes) -> bool {
+        true
+    }
+
     /// Captures the whole state at one position for another replica. What it returns does not change while the machine
     /// goes on applying.
     async fn snapshot(&self) -> io::Result<Snapshot>;
@@ -92,6 +98,9 @@ pub trait Host: Send + Sync + 'static {
     /// Opens the state machine of a partition that this node (now) holds a replica of. `settings` are the product's, as
     /// given to the cluster's first node.
     async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<std::sync::Arc<dyn StateMachine>>;
+
+    /// Is told what the start of the node waits for, in words that continue "the node is starting: ".
+    fn starting(&self, _what: &str) {}
 
     /// Answers a request that another node (or this one) addressed to a partition's replica here, see
     /// [`crate::Cluster::call`]. Errors travel inside the answer's bytes.

@@ -3,6 +3,7 @@
 //! Nodes tell each other what they lead ([`Report`], every `report_interval`), so that each can answer for all. What is
 //! said of a partition led elsewhere may be that old.
 
+use crate::membership::state::Standing;
 use crate::{ClusterId, NodeId, Offset, PartitionId, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub struct NodeStatus {
     pub cluster_address: String,
     /// Whether it was heard of lately.
     pub alive: bool,
+    /// Whether it takes its share of partitions.
+    pub standing: Standing,
 }
 
 /// A partition as one node knows it.
@@ -45,10 +48,12 @@ pub struct NodeStatus {
 pub struct PartitionStatus {
     /// Its number.
     pub id: PartitionId,
-    /// Who leads it, if known and alive.
+    /// Who leads it, if known and alive, and a majority of its voters with it.
     pub leader: Option<NodeId>,
     /// Voters whose log has all but the newest entries, by id; empty while there is no leader to say so.
     pub replicas: Vec<NodeId>,
+    /// All voters, by id; empty while there is no leader to say so.
+    pub voters: Vec<NodeId>,
     /// Members that do not vote, by id: on their way in.
     pub learners: Vec<NodeId>,
     /// The newest term heard of.
@@ -68,6 +73,8 @@ pub struct Report {
     pub led: Vec<LedReport>,
     /// Whether its disk has room: a leader without is relieved by the steward.
     pub accepts_appends: bool,
+    /// Nodes that are heard of although they have left: they may not know it.
+    pub left: Vec<NodeId>,
 }
 
 /// One partition, as its leader reports it.
@@ -131,7 +138,7 @@ mod tests {
             applied: None,
             log_bytes: 0,
         };
-        Report { led: vec![led], accepts_appends: true }
+        Report { led: vec![led], accepts_appends: true, left: Vec::new() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,10 +2,10 @@
 
 use super::{ClusterAnswer, DigestAnswer, NodeAnswer, PartitionAnswer, Progress, QuarantineAnswer, Source};
 use crate::http::{Problem, Room};
-use crate::metrics::{self, Metrics};
+use crate::metrics::{Exposition, Metrics};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -17,7 +17,7 @@ use std::time::Duration;
 use utoipa::{OpenApi, ToSchema};
 
 /// When to ask again whether a node is ready.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
+pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Quarantined entries of one answer.
 const ENTRIES_MAX: usize = 1000;
@@ -54,7 +54,7 @@ struct Admin {
 
 /// In a word.
 #[derive(Debug, Serialize, ToSchema)]
-struct StateAnswer {
+pub(super) struct StateAnswer {
     /// `ok` or `ready`.
     #[schema(example = "ok")]
     status: &'static str,
@@ -64,7 +64,7 @@ struct StateAnswer {
 #[utoipa::path(get, path = "/", tag = "operation", responses(
     (status = 200, description = "A page for people", body = String, content_type = "text/html")
 ))]
-async fn index() -> Html<&'static str> {
+pub(super) async fn index() -> Html<&'static str> {
     Html(INDEX)
 }
 
@@ -72,7 +72,7 @@ async fn index() -> Html<&'static str> {
 #[utoipa::path(get, path = "/healthz", tag = "operation", responses(
     (status = 200, description = "It does", body = StateAnswer)
 ))]
-async fn health() -> Json<StateAnswer> {
+pub(super) async fn health() -> Json<StateAnswer> {
     Json(StateAnswer { status: "ok" })
 }
 
@@ -88,13 +88,23 @@ async fn readiness(State(admin): State<Admin>) -> Result<Json<StateAnswer>, Prob
     }
 }
 
-/// All figures of this node, as OpenMetrics text.
+/// All figures of this node, as Prometheus text, or as OpenMetrics text where `Accept` prefers it.
 #[utoipa::path(get, path = "/metrics", tag = "operation", responses(
-    (status = 200, description = "OpenMetrics 1.0", body = String, content_type = "application/openmetrics-text")
+    (status = 200, description = "Prometheus text 0.0.4 or OpenMetrics 1.0", content(
+        (String = "text/plain"),
+        (String = "application/openmetrics-text")
+    ))
 ))]
-async fn metrics_text(State(admin): State<Admin>) -> Response {
+async fn metrics_text(State(admin): State<Admin>, headers: HeaderMap) -> Response {
     admin.metrics.board.show(admin.source.figures().await);
-    ([(header::CONTENT_TYPE, HeaderValue::from_static(metrics::MEDIA_TYPE))], admin.metrics.text()).into_response()
+    metrics_answer(&headers, &admin.metrics)
+}
+
+pub(super) fn metrics_answer(headers: &HeaderMap, metrics: &Metrics) -> Response {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    let exposition = Exposition::wanted(accept);
+    let headers = [(header::CONTENT_TYPE, exposition.media_type()), (header::VARY, "accept")];
+    (headers, metrics.text(exposition)).into_response()
 }
 
 /// The cluster as this node knows it.
@@ -118,6 +128,7 @@ async fn cluster(State(admin): State<Admin>) -> Json<ClusterAnswer> {
         nodes: nodes.collect(),
         partitions: partitions.collect(),
         settings: admin.source.settings(),
+        disk_used_bytes: admin.source.disk_used_bytes().await,
     })
 }
 
@@ -130,6 +141,7 @@ fn partition(status: PartitionStatus, progress: Option<Progress>) -> PartitionAn
         learners: ids(status.learners),
         term: status.term.0,
         commit_offset: status.commit_offset.map(|offset| offset.0),
+        applied_offset: status.applied_offset.map(|offset| offset.0),
         consumed_offset: progress.and_then(|progress| progress.consumed_offset),
         lag_events: progress.map(|progress| progress.lag_events),
         log_bytes: status.log_bytes,
@@ -195,12 +207,14 @@ fn unreadable(reason: String) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Digest, QuarantinedEntry};
+    use super::super::{Digest, QuarantinedEntry, SettingsAnswer};
     use super::*;
     use crate::http::assemble;
-    use crate::http::testing::ask;
+    use crate::http::testing::{ask, send};
     use crate::metrics::Figures;
     use async_trait::async_trait;
+    use axum::body::Body;
+    use axum::http::Request;
     use bytes::Bytes;
     use cluster::{ClusterId, NodeStatus, Offset, Status, Term};
     use serde_json::json;
@@ -239,8 +253,12 @@ mod tests {
             }
         }
 
-        fn settings(&self) -> serde_json::Value {
-            json!({"relative_accuracy": 0.01})
+        fn settings(&self) -> SettingsAnswer {
+            SettingsAnswer { relative_accuracy: 0.01, lateness_ms: 5, partitions: 2, replication_factor: 3 }
+        }
+
+        async fn disk_used_bytes(&self) -> Option<u64> {
+            Some(8192)
         }
 
         fn ready(&self) -> Result<(), String> {
@@ -282,7 +300,7 @@ mod tests {
         let partition = |id: u16, leader: Option<u64>, consumed: Option<u64>, lag: Option<u64>| {
             json!({
                 "id": id, "leader": leader, "replicas": [1], "learners": [], "term": 4, "commit_offset": 9,
-                "consumed_offset": consumed, "lag_events": lag, "log_bytes": 77
+                "applied_offset": 9, "consumed_offset": consumed, "lag_events": lag, "log_bytes": 77
             })
         };
         assert_eq!(
@@ -294,7 +312,8 @@ mod tests {
                     "id": 1, "name": "one", "http_addr": "127.0.0.1:3600", "cluster_addr": "127.0.0.1:3601", "alive": true
                 }],
                 "partitions": [partition(0, Some(1), Some(7), Some(12)), partition(1, None, None, None)],
-                "settings": {"relative_accuracy": 0.01}
+                "settings": {"relative_accuracy": 0.01, "lateness_ms": 5, "partitions": 2, "replication_factor": 3},
+                "disk_used_bytes": 8192
             })
         );
     }
@@ -313,8 +332,12 @@ mod tests {
     #[tokio::test]
     async fn figures_are_taken_when_metrics_are_asked_for() {
         let seen = ask(&router(None), "/metrics").await;
-        assert_eq!(seen.headers[header::CONTENT_TYPE], metrics::MEDIA_TYPE);
+        assert_eq!(seen.headers[header::CONTENT_TYPE], "text/plain; version=0.0.4; charset=utf-8");
         assert!(String::from_utf8_lossy(&seen.body).contains("hourmark_log_bytes 4242\n"));
+        let request = Request::get("/metrics").header(header::ACCEPT, "application/openmetrics-text; version=1.0.0");
+        let seen = send(&router(None), request.body(Body::empty()).unwrap()).await;
+        assert_eq!(seen.headers[header::CONTENT_TYPE], "application/openmetrics-text; version=1.0.0; charset=utf-8");
+        assert!(seen.body.ends_with(b"# EOF\n"));
     }
 
     #[tokio::test]

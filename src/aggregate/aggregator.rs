@@ -5,7 +5,8 @@
 //! next table is full as well, it stops pulling until the log has answered, so its memory is bounded.
 //!
 //! Dying is always safe: what it held is folded again from `consumed` by the next one. It ends itself whenever the log's
-//! answer is not the one it needs (lost leadership, a checkpoint of unknown outcome, a skipped checkpoint).
+//! answer is not the one it needs (a checkpoint of unknown outcome, a skipped checkpoint). A checkpoint that the log does not
+//! take for now is proposed again.
 
 use super::Settings;
 use super::messages::{AggregatorMessage, Generation, OpenWindows, READS_WAITING_MAX, Read, Selection};
@@ -13,19 +14,21 @@ use super::progress::Progress;
 use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
 use super::window_table::WindowTable;
-use crate::format::{Checkpoint, ENTRY_BYTES_MAX, Entry, Quarantined};
+use crate::format::{Checkpoint, DELTA_RATIO, ENTRY_BYTES_MAX, Entry, Quarantined};
 use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
 use cluster::environment::Environment;
 use cluster::{Committed, Offset, Payload, Term};
-use ractor::{Actor, ActorProcessingErr, ActorRef};
+use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tokio::time::Instant;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
 
-/// How many times as many bytes as its batch an entry's deltas take at most: an event alone in its hour takes nineteen bytes
-/// and its app id in a batch, and less than twice that as a delta.
-const DELTA_RATIO: usize = 2;
+/// Pause after a checkpoint was first refused; it doubles with each refusal.
+const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause between two proposals of a checkpoint.
+const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// What an aggregator is made of.
 pub struct Aggregator;
@@ -210,13 +213,14 @@ impl State {
         self.filling.quarantine(Quarantined { offset: offset.0, events, reason: reason.to_owned(), payload });
     }
 
-    /// Whether the table may take the entry's deltas too: they take less than [`DELTA_RATIO`] times its bytes, and a table
-    /// must fit into one checkpoint. A table that is full by its own measure takes nothing before it is checkpointed.
+    /// Whether the table may take the entry's deltas too: they take at most [`DELTA_RATIO`] times its bytes, and the table,
+    /// twice its own estimate at most, must fit into one checkpoint. A table that is full by its own measure takes nothing
+    /// before it is checkpointed; an empty one takes any entry.
     fn has_room_for(&self, entry: &Committed) -> bool {
         let Payload::Data(payload) = &entry.payload else { return true };
         let bytes = self.filling.bytes();
         let is_full = bytes >= self.arguments.settings.checkpoint_bytes;
-        self.filling.is_empty() || (!is_full && bytes + DELTA_RATIO * payload.len() <= ENTRY_BYTES_MAX)
+        self.filling.is_empty() || (!is_full && 2 * bytes + DELTA_RATIO * payload.len() <= ENTRY_BYTES_MAX)
     }
 
     fn tick(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
@@ -240,24 +244,32 @@ impl State {
     fn checkpoint(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
         let (None, Some(through)) = (&self.under_way, self.folded) else { return Ok(()) };
         let table = Arc::new(std::mem::take(&mut self.filling));
-        let entry = Entry::Checkpoint(Checkpoint {
+        let checkpoint = Checkpoint {
             base: self.base.map(|base| base.0),
             through: through.0,
             watermark_ms: self.watermark.reached_ms(),
             tally: table.tally(),
             deltas: table.deltas().map(|(app, hour, delta)| (app.clone(), hour, delta.clone())).collect(),
             quarantined: table.quarantined().to_vec(),
-        })
-        .encode();
+        };
+        self.arguments.partition.check(&checkpoint)?;
+        let entry = Entry::Checkpoint(checkpoint).encode();
         assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
         self.arguments.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
         self.under_way = Some(UnderWay { base: self.base, through, table });
         self.base = Some(through);
         self.last_checkpoint = Instant::now();
-        let (partition, term, aggregator) = (self.arguments.partition.clone(), self.arguments.term, myself.clone());
-        let deadline = Instant::now() + self.arguments.settings.propose_timeout;
+        let proposal = Proposal {
+            partition: self.arguments.partition.clone(),
+            term: self.arguments.term,
+            entry,
+            timeout: self.arguments.settings.propose_timeout,
+            progress: self.arguments.progress.clone(),
+            metrics: self.arguments.metrics.clone(),
+        };
+        let aggregator = myself.clone();
         self.arguments.environment.tasks.spawn("checkpoint proposal", async move {
-            let answer = partition.propose(term, entry, deadline).await;
+            let answer = proposal.see_through(&aggregator).await;
             // The aggregator is gone only when a newer one has taken over.
             let _ = aggregator.cast(AggregatorMessage::CheckpointDone(answer));
         });
@@ -308,6 +320,39 @@ impl State {
         generations.push(generation(self.base, &self.filling, &read.selection));
         // The asker may have given up.
         let _ = read.reply.send(OpenWindows { generations, watermark_ms: self.watermark.reached_ms() });
+    }
+}
+
+/// A checkpoint on its way into the log.
+struct Proposal {
+    partition: Arc<dyn Partition>,
+    term: Term,
+    entry: Bytes,
+    timeout: Duration,
+    progress: Arc<Progress>,
+    metrics: AggregateMetrics,
+}
+
+impl Proposal {
+    /// Proposes the same bytes until the log has an answer, or the aggregator is gone. While the log refuses them (its
+    /// disk is full, a new leader is about to be known) nothing is lost by waiting, and nothing gained by starting anew.
+    async fn see_through(&self, aggregator: &ActorRef<AggregatorMessage>) -> Result<Checkpointed, ProposeError> {
+        let mut pause = REFUSED_PAUSE_MIN;
+        loop {
+            let answer = self.partition.propose(self.term, self.entry.clone(), Instant::now() + self.timeout).await;
+            let is_refused = matches!(answer, Err(ProposeError::NotAppended(_)));
+            self.progress.set_waits_for_log(is_refused);
+            let is_gone = matches!(aggregator.get_status(), ActorStatus::Stopping | ActorStatus::Stopped);
+            match answer {
+                Err(ProposeError::NotAppended(reason)) if !is_gone => {
+                    self.metrics.checkpoints_failed.inc();
+                    tracing::debug!(reason, ?pause, "the log does not take a checkpoint for now");
+                }
+                answer => return answer,
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(REFUSED_PAUSE_MAX);
+        }
     }
 }
 

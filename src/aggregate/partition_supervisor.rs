@@ -177,7 +177,7 @@ impl State {
         let Some(running) = &mut self.running else { return };
         let folded = running.progress.last_folded();
         let applied = *self.arguments.partition.applied().borrow();
-        if folded != running.seen || folded >= applied {
+        if folded != running.seen || folded >= applied || running.progress.waits_for_log() {
             if folded != running.seen {
                 self.deaths_in_a_row = 0;
             }

@@ -11,6 +11,7 @@ pub struct Progress {
     folding: Mutex<Option<Offset>>,
     /// The last folded offset plus one; 0 when nothing was folded.
     folded_count: AtomicU64,
+    waits_for_log: AtomicBool,
 }
 
 impl Progress {
@@ -22,6 +23,16 @@ impl Progress {
     /// Gives the credit back: entries applied from now on are worth a wake.
     pub fn return_wake_credit(&self) {
         self.wake_is_under_way.store(false, Relaxed);
+    }
+
+    /// Notes whether the log refuses a checkpoint for now: until it takes it, standing still is no stall.
+    pub fn set_waits_for_log(&self, waits: bool) {
+        self.waits_for_log.store(waits, Relaxed);
+    }
+
+    /// Whether it does.
+    pub fn waits_for_log(&self) -> bool {
+        self.waits_for_log.load(Relaxed)
     }
 
     /// An entry is about to be folded.

@@ -2,6 +2,7 @@
 //!
 //! The node plugs `cluster::Replica` and the rollup room in; the tests plug in scripts.
 
+use crate::format::Checkpoint;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{Committed, Offset, Term};
@@ -18,6 +19,10 @@ pub trait Partition: Send + Sync + 'static {
 
     /// Applied entries from `from` on, at most about `bytes_max` bytes but at least one if there is one.
     async fn tail(&self, from: Offset, bytes_max: usize) -> io::Result<Vec<Committed>>;
+
+    /// Whether the state would take this checkpoint now, or why not. A committed one that builds on `consumed` and does not
+    /// account for every event stops all replicas; one that is not proposed stops nothing.
+    fn check(&self, checkpoint: &Checkpoint) -> Result<(), String>;
 
     /// Proposes a checkpoint entry in `term`, and says what became of it once it is applied here.
     async fn propose(&self, term: Term, entry: Bytes, deadline: Instant) -> Result<Checkpointed, ProposeError>;
@@ -72,7 +77,7 @@ pub enum Checkpointed {
 /// Why a proposal has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// The entry was not and will not be appended: the disk is full, say.
+    /// The entry was not and will not be appended, for now: the disk is full, say. The same may be proposed again.
     #[error("the checkpoint was not appended: {0}")]
     NotAppended(String),
     /// Whether the entry was or will be appended is unknown.

@@ -16,6 +16,8 @@ struct Script {
     /// Asking for this entry's acceptance panics so many times.
     deadly: Mutex<Option<(Offset, u32)>>,
     proposals_lost: AtomicU32,
+    proposals_refused: AtomicU32,
+    checks_refused: AtomicU32,
 }
 
 #[derive(Default)]
@@ -35,6 +37,8 @@ impl Script {
             applied,
             deadly: Mutex::default(),
             proposals_lost: AtomicU32::new(0),
+            proposals_refused: AtomicU32::new(0),
+            checks_refused: AtomicU32::new(0),
         })
     }
 
@@ -103,7 +107,20 @@ impl Partition for Script {
         Ok(committed.collect())
     }
 
+    fn check(&self, checkpoint: &Checkpoint) -> Result<(), String> {
+        let consumed = self.consumed().through.map(|consumed| consumed.0);
+        let is_odd = self.checks_refused.load(Relaxed) > 0;
+        if is_odd {
+            self.checks_refused.fetch_sub(1, Relaxed);
+        }
+        (checkpoint.base == consumed && !is_odd).then_some(()).ok_or_else(|| "it does not fit".to_owned())
+    }
+
     async fn propose(&self, _: Term, entry: Bytes, _: Instant) -> Result<Checkpointed, ProposeError> {
+        if self.proposals_refused.load(Relaxed) > 0 {
+            self.proposals_refused.fetch_sub(1, Relaxed);
+            return Err(ProposeError::NotAppended("the disk is full".to_owned()));
+        }
         if self.proposals_lost.load(Relaxed) > 0 {
             self.proposals_lost.fetch_sub(1, Relaxed);
             self.apply_checkpoint(&entry);
@@ -250,6 +267,29 @@ async fn checkpoint_of_unknown_outcome_counts_once() {
         world.script.consumed_through(last).await;
     }
     assert_eq!(world.script.sum("a"), 210);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoint_that_the_log_refuses_is_proposed_again_by_the_same_aggregator() {
+    let world = world().await;
+    world.script.proposals_refused.store(30, Relaxed);
+    for value in 1..=20 {
+        world.script.append_events("a", &[value]);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+    }
+    world.script.consumed_through(Offset(19)).await;
+    assert_eq!(world.script.sum("a"), 210);
+    assert_eq!((world.metrics.checkpoints_failed.get(), world.metrics.restarts.get()), (30, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoint_that_does_not_fit_is_not_proposed_but_made_anew() {
+    let world = world().await;
+    world.script.checks_refused.store(2, Relaxed);
+    let last = world.script.append_events("a", &[7]);
+    world.script.consumed_through(last).await;
+    assert_eq!((world.script.sum("a"), world.metrics.restarts.get()), (7, 2));
+    assert_eq!(world.metrics.checkpoints_failed.get(), 0);
 }
 
 #[tokio::test(start_paused = true)]

@@ -90,12 +90,8 @@ struct Rollups<'a> {
 
 /// Asks and prints.
 pub async fn run(arguments: &Arguments) -> Outcome {
-    if matches!(arguments.app.as_str(), "" | "." | "..") {
-        let message = format!(
-            "the app {:?} cannot be named in a URL; no app id that is a path segment is like it",
-            arguments.app
-        );
-        return Err(Failure::new(Exit::Usage, message));
+    if arguments.app.is_empty() {
+        return Err(Failure::new(Exit::Usage, "no app has an empty id; `GET /v1/apps` lists those that have events"));
     }
     let question = Question { client: arguments.connection.client()?, arguments };
     let rollups = match arguments.step {
@@ -171,8 +167,12 @@ impl Question<'_> {
         let Arguments { app, consistency, after, timeout, .. } = self.arguments;
         let consistency = (*consistency == Consistency::Local).then_some("local");
         let given = parameters.iter().copied().chain([("consistency", consistency), ("after", after.as_deref())]);
+        // To URL libraries the segments `.` and `..` are directions, however they are encoded.
+        let is_direction = matches!(app.as_str(), "." | "..");
+        let given = given.chain([("app_id", is_direction.then_some(app.as_str()))]);
         let query: Vec<_> = given.filter_map(|(name, value)| Some(format!("{name}={}", encode(value?)))).collect();
-        let path = format!("/v1/apps/{}/{what}?{}", encode(app), query.join("&"));
+        let of_app = if is_direction { String::new() } else { format!("/apps/{}", encode(app)) };
+        let path = format!("/v1{of_app}/{what}?{}", query.join("&"));
         Ok(self.client.ask(&path, *timeout).await?)
     }
 }

@@ -87,6 +87,7 @@ fn flag(setting: &'static Setting) -> Arg {
         .help(help)
         .long_help(long_help)
         .hide_short_help(!setting.is_basic)
+        .allow_hyphen_values(setting.is_quantity())
         .action(if setting.is_list() { ArgAction::Append } else { ArgAction::Set })
 }
 
@@ -110,6 +111,9 @@ pub fn run(arguments: &Arguments) -> Outcome {
 
 async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
     let mut signals = Signals::new()?;
+    if config.data_dir == Config::default().data_dir {
+        tell(&format!("data goes to the directory {}; --data-dir names another one", config.data_dir));
+    }
     let disk = SystemDisk::new(&config.data_dir)
         .map_err(|error| Failure::io(format!("creating data_dir {}", config.data_dir), &error))?;
     let environment = Environment {
@@ -126,11 +130,12 @@ async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
     };
     let engine = Engine::Sled { data_directory: config.data_dir.clone().into() };
     let mut node = std::pin::pin!(node::run(config, environment, engine, shutdown, announce));
-    tokio::select! {
+    let reason = tokio::select! {
         outcome = &mut node => return Ok(outcome?),
-        () = signals.next() => {}
-        () = parent_gone(), if exit_with_parent => {}
-    }
+        () = signals.next() => "told to by a signal",
+        () = parent_gone(), if exit_with_parent => "the process that started this node is gone",
+    };
+    tell(&format!("stopping: {reason}"));
     // The node may have ended in this very moment: then nobody listens, and its outcome is read below.
     let _ = stop.send(());
     tokio::select! {
@@ -142,8 +147,12 @@ async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
 /// The one line that scripts wait for.
 fn announce(ready: &node::Ready) {
     let node::Ready { node_name, http_address, cluster_address } = ready;
+    tell(&format!("ready node={node_name} http={http_address} cluster={cluster_address}"));
+}
+
+fn tell(line: &str) {
     // Nobody may read stderr any more: no reason to stop.
-    let _ = writeln!(std::io::stderr(), "ready node={node_name} http={http_address} cluster={cluster_address}");
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Waits until stdin ends.

@@ -23,8 +23,12 @@ fn nobody() -> String {
 }
 
 fn problem(status: u16, code: &str) -> Response {
+    problem_after(status, code, 0)
+}
+
+fn problem_after(status: u16, code: &str, seconds: u64) -> Response {
     let body = format!(r#"{{"type":"about:blank","title":"t","status":{status},"detail":"because","code":"{code}"}}"#);
-    (StatusCode::from_u16(status).unwrap(), [("retry-after", "0")], body).into_response()
+    (StatusCode::from_u16(status).unwrap(), [("retry-after", seconds.to_string())], body).into_response()
 }
 
 fn events(body: &str) -> Events<'static> {
@@ -133,4 +137,41 @@ fn any_app_id_becomes_one_segment() {
 fn joined_tokens_include_every_write() {
     assert_eq!(join_tokens(["0.3-2.9", "nonsense", "2.4-5.1"].into_iter()), "0.3-2.9-5.1");
     assert_eq!(join_tokens(std::iter::empty()), "-");
+}
+
+#[tokio::test]
+async fn a_rest_that_outlasts_the_patience_is_cut_for_one_more_attempt() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = asked.clone();
+    let later = move || {
+        let is_first = count.fetch_add(1, Ordering::Relaxed) == 0;
+        async move {
+            if is_first {
+                ([("retry-after", "30")], StatusCode::SERVICE_UNAVAILABLE).into_response()
+            } else {
+                "7".into_response()
+            }
+        }
+    };
+    let client = Client::new(&[serve(Router::new().route("/x", get(later))).await]).unwrap();
+    assert_eq!(client.ask::<u64>("/x", Duration::from_millis(900)).await.unwrap(), 7);
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn patience_is_used_to_its_end_and_the_reason_is_the_one_that_says_most() {
+    let refuses = || async { problem_after(503, "unavailable", 30) };
+    let client = Client::new(&[serve(Router::new().route("/x", get(refuses))).await]).unwrap();
+    let begin = Instant::now();
+    let error = client.ask::<u64>("/x", Duration::from_millis(1200)).await.unwrap_err();
+    assert!(begin.elapsed() >= Duration::from_millis(1200), "{:?}", begin.elapsed());
+    let text = error.to_string();
+    assert!(text.starts_with("no answer within 1.") && text.contains("503 unavailable: because"), "{text}");
+}
+
+#[test]
+fn times_are_told_as_they_were() {
+    for (ms, text) in [(0, "0 s"), (150, "0.2 s"), (999, "1 s"), (9990, "10 s"), (10_049, "10 s"), (60_300, "60.3 s")] {
+        assert_eq!(in_seconds(Duration::from_millis(ms)), text);
+    }
 }

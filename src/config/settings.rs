@@ -290,6 +290,11 @@ impl Setting {
         }
     }
 
+    /// Whether its value is a number or a quantity: then a minus before it is a wrong value, not another flag.
+    pub fn is_quantity(&self) -> bool {
+        !matches!(self.kind, Kind::Text(_) | Kind::Address(_) | Kind::Addresses(_))
+    }
+
     /// Whether it takes several values.
     pub fn is_list(&self) -> bool {
         matches!(self.kind, Kind::Addresses(_))

@@ -1,5 +1,6 @@
 //! Who sent a request, so that a repeat is known, and what became of each part of it.
 
+use super::TimeLimits;
 use serde::{Deserialize, Serialize};
 
 /// Longest producer id in bytes.
@@ -41,6 +42,9 @@ pub struct Identity {
     pub sequence: Sequence,
     /// XXH3 of the request's body after decompression: the same number with another body is a mistake.
     pub body_hash: u64,
+    /// Which event times its lines were read with. Not part of what makes it known: a repeat is read again with those of
+    /// the first, so that both are the same events.
+    pub limits: TimeLimits,
 }
 
 /// What became of one part of an entry. Decided by the log's order alone, the same on every replica.
@@ -52,6 +56,8 @@ pub enum Verdict {
     Duplicate {
         /// Offset of the entry that counts.
         offset: u64,
+        /// Which event times that request's lines were read with.
+        limits: TimeLimits,
     },
     /// The sequence was used before with another body: not counted.
     Reused,
@@ -86,6 +92,7 @@ impl From<ProducerId> for String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::EventTime;
 
     #[test]
     fn names_outside_the_rule_are_refused() {
@@ -97,8 +104,12 @@ mod tests {
 
     #[test]
     fn bytes_of_an_impossible_producer_are_refused() {
-        let identity =
-            Identity { producer: ProducerId::new("ab").unwrap(), sequence: Sequence(u64::MAX), body_hash: 7 };
+        let identity = Identity {
+            producer: ProducerId::new("ab").unwrap(),
+            sequence: Sequence(u64::MAX),
+            body_hash: 7,
+            limits: TimeLimits::NONE,
+        };
         let mut bytes = postcard::to_allocvec(&identity).unwrap();
         assert_eq!(postcard::from_bytes::<Identity>(&bytes), Ok(identity));
         bytes[1] = b'\n';
@@ -110,14 +121,14 @@ mod tests {
         // The answer of an append: nodes of two versions speak it with each other.
         let parts = vec![
             Verdict::Accepted,
-            Verdict::Duplicate { offset: 300 },
+            Verdict::Duplicate { offset: 300, limits: TimeLimits { earliest: EventTime(0), latest: EventTime(129) } },
             Verdict::Reused,
             Verdict::Expired,
             Verdict::TableFull,
         ];
         let verdicts = Verdicts { offset: 300, parts };
         let bytes = postcard::to_allocvec(&verdicts).unwrap();
-        assert_eq!(bytes, [0xac, 2, 5, 0, 1, 0xac, 2, 2, 3, 4]);
+        assert_eq!(bytes, [0xac, 2, 5, 0, 1, 0xac, 2, 0, 0x81, 1, 2, 3, 4]);
         assert_eq!(postcard::from_bytes(&bytes), Ok(verdicts));
     }
 }

@@ -15,4 +15,6 @@ pub use quantile::Quantile;
 pub use response_time::{NS_PER_MS, ResponseTime, ms_from_ns};
 pub use rollup::{EXACT_VALUES_MAX, Estimate, Rollup, Values};
 pub use sketch::{RELATIVE_ACCURACY_DEFAULT, Sketch, SketchConfig};
-pub use time::{EventTime, Hour, MS_PER_HOUR, civil_from_days, days_from_civil, days_in_month, is_leap_year};
+pub use time::{
+    EventTime, Hour, MS_PER_HOUR, TimeLimits, civil_from_days, days_from_civil, days_in_month, is_leap_year,
+};

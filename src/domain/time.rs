@@ -18,6 +18,20 @@ pub struct EventTime(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Hour(pub u32);
 
+/// Which event times are taken, inclusive, besides the fixed years 1970 to 2261.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeLimits {
+    /// Older events are refused.
+    pub earliest: EventTime,
+    /// Newer events are refused.
+    pub latest: EventTime,
+}
+
+impl TimeLimits {
+    /// Everything that the fixed years allow.
+    pub const NONE: TimeLimits = TimeLimits { earliest: EventTime(0), latest: EventTime(u64::MAX) };
+}
+
 impl EventTime {
     /// The first moment behind all that is allowed: 2262-01-01T00:00:00Z.
     pub fn end() -> EventTime {

@@ -18,6 +18,11 @@ use super::rollup;
 use crate::domain::{AppId, Hour, Rollup};
 use bytes::Bytes;
 
+/// How many times the bytes of its batch an event takes in a checkpoint, at most. The least favourable batch is one of short
+/// app ids with an event each and values of whole milliseconds: id, count, time and value take six bytes there, and
+/// fourteen as a delta, which names the hour and has its value in nanoseconds.
+pub const DELTA_RATIO: usize = 3;
+
 const LAYOUT: &str = "checkpoint";
 const VERSION: u8 = 1;
 
@@ -155,9 +160,11 @@ fn take_quarantined(reader: &mut Reader<'_>) -> Result<Quarantined, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::format::golden;
+    use crate::domain::{EventTime, MS_PER_HOUR, ResponseTime};
     use crate::format::rollup::tests::rollup_of;
+    use crate::format::{BatchBuilder, golden};
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn checkpoint() -> Checkpoint {
         let app = |name| AppId::new(name).unwrap();
@@ -213,6 +220,51 @@ mod tests {
             };
             deltas.into_iter().map(delta).collect()
         })
+    }
+
+    /// What a run of events takes as a batch and as a checkpoint of its own.
+    fn sizes(events: &[(String, u64, u64)]) -> (usize, usize) {
+        let mut batch = BatchBuilder::default();
+        let mut values: BTreeMap<(AppId, Hour), Vec<u64>> = BTreeMap::new();
+        for (app, time, value) in events {
+            let time = EventTime(*time);
+            batch.add(app, time, ResponseTime(*value));
+            values.entry((AppId::new(app).unwrap(), time.hour())).or_default().push(*value);
+        }
+        let deltas = values.into_iter().map(|((app, hour), values)| (app, hour, rollup_of(&values))).collect();
+        (batch.finish().len(), Checkpoint { deltas, ..Checkpoint::default() }.encode().len())
+    }
+
+    #[test]
+    fn the_deltas_of_a_batch_stay_within_their_ratio() {
+        const MS: u64 = 1_000_000;
+        let now = 1_795_464_903_123;
+        // One byte each: nothing makes an event smaller in a batch.
+        let app = |index: usize| char::from(b'!' + u8::try_from(index).unwrap()).to_string();
+        let mut worst = 0;
+        for apps in [1, 20, 60] {
+            for hours in [1, 2, 9] {
+                for values in [1, 2, 65] {
+                    for unit in [1, MS] {
+                        let events: Vec<_> = (0..apps * hours * values)
+                            .map(|index| {
+                                let (hour, value) = (index % hours, index % values);
+                                (
+                                    app(index % apps),
+                                    now + hour as u64 * MS_PER_HOUR,
+                                    value as u64 * 127 / values as u64 * unit,
+                                )
+                            })
+                            .collect();
+                        let (batch, checkpoint) = sizes(&events);
+                        assert!(checkpoint <= DELTA_RATIO * batch, "{batch} bytes became {checkpoint}");
+                        worst = worst.max(checkpoint * 100 / batch);
+                    }
+                }
+            }
+        }
+        // Were it far below, the ratio would be too cautious.
+        assert!(worst > 150, "{worst} %");
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! Small pieces that the layouts share: varints, checked reading, the checksum.
 
+use crate::domain::{EventTime, TimeLimits};
 use bytes::Bytes;
 
 /// Why bytes could not be read as a layout. The bytes are damaged or of a newer version; nothing of them is used.
@@ -35,6 +36,17 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u128) {
 pub fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     put_varint(out, bytes.len() as u128);
     out.extend_from_slice(bytes);
+}
+
+/// Appends limits of event time: earliest, latest, varints of ms since the epoch.
+pub fn put_limits(out: &mut Vec<u8>, limits: TimeLimits) {
+    put_varint(out, u128::from(limits.earliest.0));
+    put_varint(out, u128::from(limits.latest.0));
+}
+
+/// Takes what [`put_limits`] appended.
+pub fn take_limits(reader: &mut Reader<'_>) -> Result<TimeLimits, Error> {
+    Ok(TimeLimits { earliest: EventTime(reader.varint()?), latest: EventTime(reader.varint()?) })
 }
 
 /// Maps small negative and positive numbers to small unsigned ones.

@@ -16,11 +16,12 @@
 //! | – edge sequence | varint | its number there; edge and number together make a retried append known |
 //! | – stamp | varint | wall clock of that node, ms since the epoch |
 //! | – parts | varint | how many follow |
-//! | – part | each | events (varint), bytes of its batch (varint), has an identity (0 or 1), and if so: producer (length, bytes), sequence (varint), body hash (8, little endian) |
+//! | – part | each | events (varint), bytes of its batch (varint), has an identity (0 or 1), and if so: producer (length, bytes), sequence (varint), body hash (8, little endian), earliest and latest event time its lines were read with (varints, ms since the epoch) |
 //! | batches | | of the parts, one after the other; a part without events has none |
 
-use super::checkpoint::Checkpoint;
-use super::codec::{self, Error, Reader, put_bytes, put_varint};
+use super::batch::BATCH_BYTES_MAX;
+use super::checkpoint::{Checkpoint, DELTA_RATIO};
+use super::codec::{self, Error, Reader, put_bytes, put_limits, put_varint, take_limits};
 use crate::domain::{Identity, ProducerId, Sequence};
 use bytes::Bytes;
 
@@ -29,9 +30,14 @@ const VERSION: u8 = 1;
 const KIND_EVENTS: u8 = 1;
 const KIND_CHECKPOINT: u8 = 2;
 
-/// Largest entry in bytes: what the log takes. A checkpoint is made at 2 MiB of deltas, and one entry's events
-/// ([`super::BATCH_BYTES_MAX`]) take hardly more as deltas than in their batch, so checkpoints stay below it.
-pub const ENTRY_BYTES_MAX: usize = 8 << 20;
+/// Largest entry in bytes: what the log takes. It is what the deltas of the largest entry of events take at most
+/// ([`super::DELTA_RATIO`]), because one entry's events must fit into one checkpoint.
+pub const ENTRY_BYTES_MAX: usize = 13 << 20;
+
+/// Largest entry of events in bytes: one that was about to be closed when a part of the largest size came.
+const EVENTS_BYTES_MAX: usize = ENTRY_BYTES_TARGET + BATCH_BYTES_MAX + 1024;
+
+const _: () = assert!(DELTA_RATIO * EVENTS_BYTES_MAX <= ENTRY_BYTES_MAX);
 
 /// An entry of events is closed when its batches have so many bytes: large enough that the cost of an entry is spread
 /// over thousands of events, small enough that the next one follows within milliseconds.
@@ -120,6 +126,7 @@ impl EventsEntry {
                 put_bytes(&mut header, identity.producer.as_str().as_bytes());
                 put_varint(&mut header, u128::from(identity.sequence.0));
                 header.extend_from_slice(&identity.body_hash.to_le_bytes());
+                put_limits(&mut header, identity.limits);
             }
         }
         let header = codec::seal(header);
@@ -132,6 +139,16 @@ impl EventsEntry {
             out.extend_from_slice(&part.batch);
         }
         out.into()
+    }
+
+    /// The stamp of an encoded [`Entry`] of events, unchecked; `None` of anything else.
+    pub fn stamp_of(entry: &[u8]) -> Option<u64> {
+        let [KIND_EVENTS, rest @ ..] = entry else { return None };
+        let mut reader = Reader::new(LAYOUT, rest);
+        // The header's length, its version and checksum, the edge.
+        reader.take(4 + 5 + 16).ok()?;
+        reader.varint().ok()?;
+        reader.varint().ok()
     }
 
     fn decode(bytes: &Bytes) -> Result<EventsEntry, Error> {
@@ -170,13 +187,14 @@ impl EventsEntry {
 
 fn decode_identity(header: &mut Reader<'_>) -> Result<Identity, Error> {
     let producer = ProducerId::new(header.text()?).ok_or(header.invalid("producer"))?;
-    Ok(Identity { producer, sequence: Sequence(header.varint()?), body_hash: header.u64()? })
+    let (sequence, body_hash) = (Sequence(header.varint()?), header.u64()?);
+    Ok(Identity { producer, sequence, body_hash, limits: take_limits(header)? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{EventTime, ResponseTime};
+    use crate::domain::{EventTime, ResponseTime, TimeLimits};
     use crate::format::batch::BatchBuilder;
     use crate::format::golden;
     use proptest::prelude::*;
@@ -188,6 +206,7 @@ mod tests {
             producer: ProducerId::new(producer).unwrap(),
             sequence: Sequence(9),
             body_hash: 77,
+            limits: TimeLimits { earliest: EventTime(0), latest: EventTime(1_795_465_503_123) },
         });
         Part { identity, events, batch: if events == 0 { Bytes::new() } else { batch.finish() } }
     }
@@ -214,6 +233,14 @@ mod tests {
                 assert!(Entry::decode(&bytes.into()).is_err(), "byte {place}, bit {bit}");
             }
         }
+    }
+
+    #[test]
+    fn the_stamp_is_read_without_the_rest() {
+        assert_eq!(EventsEntry::stamp_of(&entry().encode()), Some(1_795_464_903_123));
+        assert_eq!(EventsEntry::stamp_of(&entry().encode()[..20]), None);
+        assert_eq!(EventsEntry::stamp_of(&[KIND_CHECKPOINT, 1, 2, 3]), None);
+        assert_eq!(EventsEntry::stamp_of(&[]), None);
     }
 
     #[test]
@@ -249,13 +276,14 @@ mod tests {
             edge: u128,
             edge_sequence: u64,
             stamp_ms: u64,
-            parts in prop::collection::vec((prop::option::of(("[^\\p{Cc}]{1,20}", any::<u64>(), any::<u64>())), 0u32..5), 0..6),
+            parts in prop::collection::vec((prop::option::of(("[^\\p{Cc}]{1,20}", any::<[u64; 4]>())), 0u32..5), 0..6),
         ) {
-            let part = |(identity, events): (Option<(String, u64, u64)>, u32)| Part {
-                identity: identity.map(|(producer, sequence, body_hash)| Identity {
+            let part = |(identity, events): (Option<(String, [u64; 4])>, u32)| Part {
+                identity: identity.map(|(producer, [sequence, body_hash, earliest, latest])| Identity {
                     producer: ProducerId::new(&producer).unwrap(),
                     sequence: Sequence(sequence),
                     body_hash,
+                    limits: TimeLimits { earliest: EventTime(earliest), latest: EventTime(latest) },
                 }),
                 ..part(None, events)
             };

@@ -1,12 +1,14 @@
 //! The one HTTP server; rooms bring routes.
 //!
 //! ```text
-//!   Door::listen ── the real port is known ──▶ rooms are built ──▶ assemble(rooms) ──▶ Door::serve ──▶ Server::shutdown
+//!   Door::listen ──▶ Door::serve ── few routes, rooms are built ──▶ Server::switch(assemble(rooms)) ──▶ Server::shutdown
 //! ```
 //!
 //! A room hands over a [`Room`]: its routes and their description. [`assemble`] joins them, serves the joined description
 //! as `/openapi.json`, and gives every path and method that no room knows the same [`Problem`] shape as every refusal.
 
+pub mod description;
+mod drain;
 mod error;
 mod server;
 mod stall;
@@ -49,6 +51,7 @@ pub fn assemble(rooms: impl IntoIterator<Item = Room>) -> Router {
         api.merge(room.openapi);
         router = router.merge(room.routes);
     }
+    description::complete(&mut api);
     let description = Bytes::from(api.to_json().expect("a description of strings always serializes"));
     let openapi = move || {
         let json = [(header::CONTENT_TYPE, "application/json")];
@@ -143,5 +146,20 @@ mod tests {
         assert_eq!(api["openapi"], "3.1.0");
         assert_eq!(api["info"]["title"], "Hourmark");
         assert!(api["components"]["schemas"]["Problem"]["properties"]["code"].is_object());
+    }
+
+    #[test]
+    fn every_operation_says_what_any_path_may_answer() {
+        #[utoipa::path(get, path = "/there", responses((status = 503, description = "later", body = Problem)))]
+        #[allow(dead_code, reason = "only its description is looked at")]
+        fn there() {}
+        #[derive(OpenApi)]
+        #[openapi(paths(there))]
+        struct There;
+        let mut api = There::openapi();
+        description::complete(&mut api);
+        let answers = &serde_json::to_value(api).unwrap()["paths"]["/there"]["get"]["responses"];
+        assert!(answers["503"]["headers"]["Retry-After"]["schema"].is_object(), "{answers}");
+        assert!(answers["default"]["content"][PROBLEM_MEDIA_TYPE].is_object(), "{answers}");
     }
 }

@@ -5,6 +5,7 @@
 //! connections than a node can hold, one whose request makes a handler panic. None of them may cost the others anything.
 
 use super::Problem;
+use super::drain::Lent;
 use super::stall::StallGuard;
 use axum::Router;
 use axum::body::Body;
@@ -20,7 +21,7 @@ use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
@@ -41,6 +42,11 @@ pub struct Limits {
     /// How long a request may take from its header to its answer, reading of the body included. 120 s lets 16 MiB come in
     /// at 1.1 Mbit/s.
     pub request_timeout: Duration,
+    /// Bytes of a body that are read and thrown away after a refusal, so that the client sees it. 64 MiB: four of the
+    /// largest bodies; who sends more than that meets a closed connection.
+    pub drain_bytes_max: u64,
+    /// How long that may take.
+    pub drain_timeout: Duration,
     /// How long a client may leave its answer unread before it is cut off.
     pub write_stall_timeout: Duration,
 }
@@ -54,12 +60,14 @@ impl Default for Limits {
             headers_max: 64,
             header_timeout: Duration::from_secs(75),
             request_timeout: Duration::from_secs(120),
+            drain_bytes_max: 64 << 20,
+            drain_timeout: Duration::from_secs(20),
             write_stall_timeout: Duration::from_secs(30),
         }
     }
 }
 
-/// A listening socket that does not serve yet: the node learns its port before its rooms exist.
+/// A listening socket that does not serve yet.
 pub struct Door {
     environment: Environment,
     listener: Box<dyn Listener>,
@@ -83,9 +91,16 @@ impl Door {
     pub fn serve(self, router: Router, limits: Limits) -> Server {
         let (stop, stopped) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(limits.connections_max));
-        let server = Server { address: self.address, stop, connections: connections.clone(), limits: limits.clone() };
+        let routes: Arc<Routes> = Arc::new(RwLock::new(TowerToHyperService::new(router)));
+        let server = Server {
+            address: self.address,
+            stop,
+            connections: connections.clone(),
+            limits: limits.clone(),
+            routes: routes.clone(),
+        };
         let site = Arc::new(Site {
-            router: TowerToHyperService::new(router),
+            router: routes.clone(),
             environment: self.environment.clone(),
             limits,
             connections,
@@ -102,12 +117,21 @@ pub struct Server {
     stop: watch::Sender<bool>,
     connections: Arc<Semaphore>,
     limits: Limits,
+    routes: Arc<Routes>,
 }
+
+/// What requests are served by, now.
+type Routes = RwLock<TowerToHyperService<Router>>;
 
 impl Server {
     /// The address that is being listened on, with the real port.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Serves `router` from the next request on, also of connections that are there already.
+    pub fn switch(&self, router: Router) {
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = TowerToHyperService::new(router);
     }
 
     /// Stops taking connections in, lets requests under way finish for at most `grace`, and returns whether all did.
@@ -120,7 +144,7 @@ impl Server {
 
 /// What all connections of a server share.
 struct Site {
-    router: TowerToHyperService<Router>,
+    router: Arc<Routes>,
     environment: Environment,
     limits: Limits,
     connections: Arc<Semaphore>,
@@ -212,7 +236,11 @@ fn builder(limits: &Limits) -> http1::Builder {
 
 /// One request through the router: always an answer, also when the handler panics or takes too long.
 async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let handled = AssertUnwindSafe(site.router.call(request)).catch_unwind();
+    let router = site.router.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let (head, body) = request.into_parts();
+    let body = Lent::new(body, &head.headers);
+    let handled = router.call(Request::from_parts(head, Body::new(body.clone())));
+    let handled = AssertUnwindSafe(handled).catch_unwind();
     let response = match tokio::time::timeout(site.limits.request_timeout, handled).await {
         Ok(Ok(Ok(response))) => response,
         Ok(Err(_)) => {
@@ -225,6 +253,10 @@ async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Result<Response<
             Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).into_response()
         }
     };
+    // Whoever took too long has had its time.
+    if response.status() != StatusCode::REQUEST_TIMEOUT {
+        body.drain(site.limits.drain_bytes_max, site.limits.drain_timeout).await;
+    }
     Ok(dated(response, &*site.environment.clock))
 }
 
@@ -305,6 +337,7 @@ mod tests {
             let router = Router::new()
                 .route("/hello", get(|| async { "hello" }))
                 .route("/echo", post(|body: bytes::Bytes| async { body }))
+                .route("/refuse", post(|| async { StatusCode::PAYLOAD_TOO_LARGE }))
                 .route("/slow", get(|| async { tokio::time::sleep(Duration::from_secs(5)).await }))
                 .route(
                     "/panic",
@@ -369,6 +402,42 @@ mod tests {
         stream.write_all(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n1234").await.unwrap();
         let text = read_until(&mut stream, "}").await;
         assert!(text.starts_with("HTTP/1.1 408") && text.contains("request_timeout"), "{text}");
+    }
+
+    fn refused(bytes: usize, header: &str) -> Vec<u8> {
+        format!("POST /refuse HTTP/1.1\r\nhost: x\r\ncontent-length: {bytes}\r\n{header}\r\n").into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_everything_first_sees_its_refusal() {
+        let site = Site::start(Limits { drain_bytes_max: 1 << 20, ..Limits::default() }).await;
+        let mut stream = site.connect().await;
+        for _ in 0..2 {
+            stream.write_all(&[refused(1 << 20, ""), vec![b'x'; 1 << 20]].concat()).await.unwrap();
+            assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 413"));
+        }
+        stream.write_all(HELLO).await.unwrap();
+        assert!(read_until(&mut stream, "hello").await.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_is_thrown_away_than_the_bounds_allow() {
+        let limits = Limits { drain_bytes_max: 1 << 20, ..Limits::default() };
+        let site = Site::start(limits.clone()).await;
+        // More than the bound, and a client that waits to be asked for its body: both are answered at once.
+        for request in [refused((1 << 20) + 1, ""), refused(9, "expect: 100-continue\r\n")] {
+            let mut stream = site.connect().await;
+            let begin = tokio::time::Instant::now();
+            stream.write_all(&request).await.unwrap();
+            let text = read_until(&mut stream, "never").await;
+            assert!(text.starts_with("HTTP/1.1 413"), "{text}");
+            assert_eq!(begin.elapsed(), Duration::ZERO);
+        }
+        let mut stream = site.connect().await;
+        let begin = tokio::time::Instant::now();
+        stream.write_all(&refused(9, "")).await.unwrap();
+        assert!(read_until(&mut stream, "\r\n\r\n").await.starts_with("HTTP/1.1 413"));
+        assert_eq!(begin.elapsed().as_secs(), limits.drain_timeout.as_secs());
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,13 @@ pub enum AppendError {
     /// The log takes no entry of this size; trying again is of no use.
     #[error("append an entry larger than the log takes")]
     TooLarge,
+    /// The disk of the partition's leader is full. This attempt stored nothing; trying again later is safe.
+    #[error("the disk of the partition's leader is full")]
+    DiskFull,
+    /// This node's clock is far ahead of that of the partition's leader. This attempt stored nothing; trying again later, or
+    /// at another node, is safe.
+    #[error("this node's clock is more than 10 minutes ahead of that of the partition's leader")]
+    ClockSkew,
     /// No leader, no majority or no answer in time. Whether the entry counts is unknown; trying again is safe.
     #[error("append to the partition's leader: {0}")]
     Unavailable(String),

@@ -19,7 +19,7 @@ mod tests;
 use super::admission::Permit;
 use super::append::{Append, AppendError};
 use crate::domain::{Verdict, Verdicts};
-use crate::format::{BATCH_BYTES_MAX, ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, Entry, EventsEntry, PARTS_MAX, Part};
+use crate::format::{ENTRY_BYTES_TARGET, Entry, EventsEntry, PARTS_MAX, Part};
 use crate::metrics::IngestMetrics;
 use bytes::Bytes;
 use cluster::PartitionId;
@@ -53,8 +53,6 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 const PART_HEADER_BYTES: usize = 32;
 
 const _: () = assert!(IN_FLIGHT_MAX as u64 <= SEQUENCE_SPAN_MAX && EAGER_IN_FLIGHT <= IN_FLIGHT_MAX);
-// An entry just below its target still has room for the largest part.
-const _: () = assert!(ENTRY_BYTES_TARGET + BATCH_BYTES_MAX + 1024 <= ENTRY_BYTES_MAX);
 
 /// What became of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -258,6 +256,10 @@ impl Sender {
             let attempt_deadline = deadline.min(Instant::now() + ATTEMPT_MAX);
             let error = match self.attempt(load, attempt_deadline).await {
                 Err(error @ AppendError::Unavailable(_)) => error,
+                Err(AppendError::ClockSkew) => {
+                    self.metrics.clock_skew.inc();
+                    return Err(AppendError::ClockSkew);
+                }
                 done => return done,
             };
             // Half of the pause is drawn at random, so that nodes that failed together do not come back together.
@@ -286,7 +288,7 @@ impl Sender {
 fn outcome(verdicts: &Verdicts, part: usize) -> Outcome {
     let verdict = verdicts.parts[part];
     let offset = match verdict {
-        Verdict::Duplicate { offset } => offset,
+        Verdict::Duplicate { offset, .. } => offset,
         Verdict::Accepted | Verdict::Reused | Verdict::Expired | Verdict::TableFull => verdicts.offset,
     };
     Outcome { verdict, offset }

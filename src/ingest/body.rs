@@ -196,8 +196,9 @@ impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Visitor<'a> for Elements<'_, 
 #[cfg(test)]
 mod tests {
     use super::super::admission::Admission;
-    use super::super::ndjson::{LINE_BYTES_MAX, TimeLimits};
+    use super::super::ndjson::LINE_BYTES_MAX;
     use super::*;
+    use crate::domain::TimeLimits;
     use crate::metrics::Level;
     use std::io::Write;
 

@@ -18,13 +18,22 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use utoipa::OpenApi;
+use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, OneOfBuilder, Schema, Type};
+use utoipa::openapi::{Ref, RefOr};
+use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 const PRODUCER: &str = "Hourmark-Producer";
 const SEQUENCE: &str = "Hourmark-Sequence";
 
+/// What to do about a refusal that may have left something behind.
+const RETRY_IS_SAFE: &str = "sending them again with the same Hourmark-Producer and Hourmark-Sequence is safe";
+
 /// When to come back to a node that has its hands full, or to a partition without a leader.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// When to come back to a leader whose disk is full: others may lead in its place a moment later, or someone makes room.
+const RETRY_AFTER_DISK: Duration = Duration::from_secs(2);
+/// When to come back to a node whose clock is wrong: by then the client may have gone to another one.
+const RETRY_AFTER_CLOCK: Duration = Duration::from_secs(10);
 /// When to come back to a partition that remembers too many producers: it forgets by the hour.
 const RETRY_AFTER_PRODUCERS: Duration = Duration::from_secs(60);
 
@@ -102,6 +111,28 @@ struct AllRejected {
     receipt: ReceiptAnswer,
 }
 
+/// The two shapes of a `400`: a receipt of nothing but refused lines, or a refusal of the request itself. Their codes tell
+/// them apart.
+enum BadRequest {}
+
+impl PartialSchema for BadRequest {
+    fn schema() -> RefOr<Schema> {
+        let codes = ["bad_parameter", "invalid_encoding", "incomplete_body"];
+        let of_request = ObjectBuilder::new()
+            .property("code", ObjectBuilder::new().schema_type(Type::String).enum_values(Some(codes)));
+        let of_lines = ObjectBuilder::new()
+            .property("code", ObjectBuilder::new().schema_type(Type::String).enum_values(Some([ALL_REJECTED])));
+        let named = |name: &str, more: ObjectBuilder| AllOfBuilder::new().item(Ref::from_schema_name(name)).item(more);
+        let one_of = OneOfBuilder::new().item(named("AllRejected", of_lines)).item(named("Problem", of_request));
+        RefOr::T(one_of.into())
+    }
+}
+
+impl ToSchema for BadRequest {}
+
+/// The code of a request without a single good line.
+const ALL_REJECTED: &str = "all_lines_rejected";
+
 /// Takes events in.
 ///
 /// Answers once all accepted events are durable. With `Hourmark-Producer` and `Hourmark-Sequence` the same request may be
@@ -126,7 +157,7 @@ struct AllRejected {
     ),
     responses(
         (status = 200, description = "All good lines are durable", body = ReceiptAnswer),
-        (status = 400, description = "No good line at all, a bad header, or a damaged body", body = AllRejected, content_type = "application/problem+json"),
+        (status = 400, description = "No good line at all, a bad header, or a damaged body", body = BadRequest, content_type = "application/problem+json"),
         (status = 409, description = "`sequence_reused` or `sequence_expired`: not counted", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Too large: send it in parts", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Another media type or encoding", body = Problem, content_type = "application/problem+json"),
@@ -269,13 +300,19 @@ fn refusal(error: Error) -> Problem {
         Error::SequenceReused => conflict("sequence_reused", "give each body a sequence of its own"),
         Error::SequenceExpired => conflict("sequence_expired", "it may have been counted; a new one counts anew"),
         Error::TooManyProducers => {
-            let detail = format!("{error}; nothing was stored, send it again later, or without producer and sequence");
+            let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_producers", detail).retry_after(RETRY_AFTER_PRODUCERS)
         }
+        Error::Append(AppendError::DiskFull) => {
+            let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}. Reads are served");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "disk_full", detail).retry_after(RETRY_AFTER_DISK)
+        }
+        Error::Append(AppendError::ClockSkew) => {
+            let detail = format!("{error}: set the clocks right. Some of the events may count; {RETRY_IS_SAFE}");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "clock_skew", detail).retry_after(RETRY_AFTER_CLOCK)
+        }
         Error::Append(AppendError::Unavailable(_)) => {
-            let detail = format!(
-                "{error}: some, all or none of the events may count; sending them again with the same {PRODUCER} and {SEQUENCE} is safe"
-            );
+            let detail = format!("{error}: some, all or none of the events may count; {RETRY_IS_SAFE}");
             Problem::unavailable(detail, RETRY_AFTER)
         }
     }
@@ -306,7 +343,7 @@ impl IntoResponse for Receipt {
             return Json(receipt).into_response();
         }
         let detail = format!("not one of {} lines is an event; errors says why", receipt.rejected);
-        let problem = Problem::new(StatusCode::BAD_REQUEST, "all_lines_rejected", detail);
+        let problem = Problem::new(StatusCode::BAD_REQUEST, ALL_REJECTED, detail);
         let mut response = (StatusCode::BAD_REQUEST, Json(AllRejected { problem, receipt })).into_response();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_MEDIA_TYPE));
         response

@@ -7,14 +7,15 @@
 //! **Requests with an identity.** The producer's home partition is asked first, with a part of no events if need be, and it
 //! alone decides between new, sent before, reused and expired. The others get their parts only if it has not refused, and
 //! get them again if the request is sent again: wherever a first attempt stopped, a second one fills in what is missing.
+//! Which event times are taken depends on the clock, so the home partition remembers those of the first attempt, and a
+//! repeat is read with them: the same lines are refused, and what is a duplicate was counted.
 
 use super::admission::{Admission, Overloaded, Permit};
 use super::append::{Append, AppendError};
 use super::batcher::{Batcher, Outcome};
 use super::body::{self, Encoding, InflateError, Kind};
-use super::ndjson::TimeLimits;
 use super::request::{BatchTooLarge, PartitionEvents, Rejections, Request};
-use crate::domain::{EventTime, Identity, ProducerId, Sequence, Verdict};
+use crate::domain::{EventTime, Identity, ProducerId, Sequence, TimeLimits, Verdict};
 use crate::format::{Part, Token};
 use crate::metrics::IngestMetrics;
 use bytes::Bytes;
@@ -98,13 +99,13 @@ pub enum Error {
     /// More than one partition's batch may hold; nothing was stored.
     #[error(transparent)]
     BatchTooLarge(#[from] BatchTooLarge),
-    /// The sequence was used for another body; nothing was stored.
+    /// The sequence was used for another body; nothing of this one was stored.
     #[error("this producer used the sequence before, with another body")]
     SequenceReused,
-    /// The sequence is older than what is remembered; nothing was stored.
+    /// The sequence is older than what is remembered. Whether it was counted is not known any more; it was not now.
     #[error("this producer's sequence is older than what is remembered of it")]
     SequenceExpired,
-    /// As many producers are remembered as can be; nothing was stored.
+    /// A partition remembers as many producers as it can. Events of other partitions may count; trying again is safe.
     #[error("too many producers were active lately")]
     TooManyProducers,
     /// Not all events are known to be durable: the outcome is unknown.
@@ -167,15 +168,15 @@ impl Intake {
     ) -> Result<Receipt, Error> {
         let deadline = Instant::now() + self.shared.settings.deadline;
         let slots = self.shared.append.slots();
-        let (request, body_hash, permit) = self.read(body, slots.clone(), permit).await?;
-        let mut receipt = Receipt { rejections: request.rejections, ..Receipt::default() };
-        let delivery = Delivery {
-            intake: self,
-            identity: producer.map(|(producer, sequence)| Identity { producer, sequence, body_hash }),
-            deadline,
-            permit: Arc::new(permit),
-        };
-        delivery.deliver(request.partitions, &slots, &mut receipt).await?;
+        let limits = self.time_limits();
+        let (text, permit) = self.inflate(body, permit).await?;
+        let (request, body_hash) = self.read(text.clone(), limits, slots.clone()).await?;
+        let identified = producer.map(|(producer, sequence)| {
+            let identity = Identity { producer, sequence, body_hash, limits };
+            Identified { identity, text, slots }
+        });
+        let delivery = Delivery { intake: self, deadline, permit: Arc::new(permit) };
+        let receipt = delivery.deliver(request, identified).await?;
         let metrics = self.metrics();
         metrics.accepted.inc_by(receipt.accepted);
         metrics.duplicate.inc_by(receipt.duplicate);
@@ -183,23 +184,28 @@ impl Intake {
         Ok(receipt)
     }
 
-    /// Reads a body, off the async threads if it is more than a little.
+    /// Decompresses a body, off the async threads if it is compressed.
+    async fn inflate(&self, body: Body, mut permit: Permit) -> Result<(Text, Permit), Error> {
+        let bytes_max = self.shared.settings.body_bytes_max;
+        let is_plain = body.encoding == Encoding::Identity;
+        let inflate = move || -> Result<_, Error> {
+            let bytes = body::inflate(body.bytes, body.encoding, bytes_max, &mut permit)?;
+            Ok((Text { kind: body.kind, bytes }, permit))
+        };
+        let (text, permit) = if is_plain { inflate() } else { self.shared.environment.tasks.blocking(inflate).await }?;
+        self.metrics().bytes.inc_by(text.bytes.len() as u64);
+        Ok((text, permit))
+    }
+
+    /// Reads a body and hashes it, off the async threads if it is more than a little.
     async fn read(
         &self,
-        body: Body,
+        text: Text,
+        limits: TimeLimits,
         slots: Arc<[PartitionId]>,
-        mut permit: Permit,
-    ) -> Result<(Request, u64, Permit), Error> {
-        let is_small = body.bytes.len() <= INLINE_BYTES_MAX && body.encoding == Encoding::Identity;
-        let limits = self.time_limits();
-        let bytes_max = self.shared.settings.body_bytes_max;
-        let received = self.metrics().bytes.clone();
-        let read = move || -> Result<_, Error> {
-            let bytes = body::inflate(body.bytes, body.encoding, bytes_max, &mut permit)?;
-            received.inc_by(bytes.len() as u64);
-            let request = Request::read(&bytes, body.kind, limits, &slots)?;
-            Ok((request, xxh3_64(&bytes), permit))
-        };
+    ) -> Result<(Request, u64), BatchTooLarge> {
+        let is_small = text.bytes.len() <= INLINE_BYTES_MAX;
+        let read = move || Ok((Request::read(&text.bytes, text.kind, limits, &slots)?, xxh3_64(&text.bytes)));
         if is_small { read() } else { self.shared.environment.tasks.blocking(read).await }
     }
 
@@ -224,43 +230,77 @@ impl Intake {
     }
 }
 
+/// A decompressed body.
+#[derive(Clone)]
+struct Text {
+    kind: Kind,
+    bytes: Bytes,
+}
+
+/// What makes a request known, and what it takes to read it once more.
+struct Identified {
+    identity: Identity,
+    text: Text,
+    slots: Arc<[PartitionId]>,
+}
+
 /// One request on its way to its partitions.
 struct Delivery<'a> {
     intake: &'a Intake,
-    identity: Option<Identity>,
     deadline: Instant,
     permit: Arc<Permit>,
 }
 
 impl Delivery<'_> {
-    async fn deliver(
-        &self,
-        mut partitions: BTreeMap<PartitionId, PartitionEvents>,
-        slots: &[PartitionId],
-        receipt: &mut Receipt,
-    ) -> Result<(), Error> {
-        if partitions.is_empty() {
-            return Ok(());
+    async fn deliver(&self, mut request: Request, identified: Option<Identified>) -> Result<Receipt, Error> {
+        let mut receipt = Receipt::default();
+        let mut identity = None;
+        if let Some(identified) = identified
+            && (!request.partitions.is_empty() || request.rejections.depend_on_time)
+        {
+            identity = Some(self.ask_home(&mut request, identified, &mut receipt).await?);
         }
-        if let Some(identity) = &self.identity {
-            let home = slots[usize::from(identity.producer.slot())];
-            let events = partitions.remove(&home).unwrap_or_default();
-            let count = events.events;
-            receipt.add(home, count, self.send(home, events).await?)?;
-        }
-        let others = partitions.into_iter().map(|(partition, events)| async move {
-            let count = events.events;
-            self.send(partition, events).await.map(|outcome| (partition, count, outcome))
+        let others = request.partitions.into_iter().map(|(partition, events)| {
+            let (count, sent) = (events.events, self.send(partition, events, identity.clone()));
+            async move { sent.await.map(|outcome| (partition, count, outcome)) }
         });
         for (partition, count, outcome) in try_join_all(others).await? {
             receipt.add(partition, count, outcome)?;
         }
-        Ok(())
+        receipt.rejections = request.rejections;
+        Ok(receipt)
     }
 
-    async fn send(&self, partition: PartitionId, events: PartitionEvents) -> Result<Outcome, AppendError> {
+    /// Asks the home partition; takes its part out of the request and returns whom the other parts are from.
+    async fn ask_home(
+        &self,
+        request: &mut Request,
+        identified: Identified,
+        receipt: &mut Receipt,
+    ) -> Result<Identity, Error> {
+        let Identified { mut identity, text, slots } = identified;
+        let home = slots[usize::from(identity.producer.slot())];
+        let events = request.partitions.get(&home).cloned().unwrap_or_default();
+        let outcome = self.send(home, events, Some(identity.clone())).await?;
+        if let Verdict::Duplicate { limits, .. } = outcome.verdict
+            && limits != identity.limits
+        {
+            (*request, _) = self.intake.read(text, limits, slots).await?;
+            identity.limits = limits;
+        }
+        let count = request.partitions.remove(&home).map_or(0, |events| events.events);
+        receipt.add(home, count, outcome)?;
+        Ok(identity)
+    }
+
+    async fn send(
+        &self,
+        partition: PartitionId,
+        events: PartitionEvents,
+        identity: Option<Identity>,
+    ) -> Result<Outcome, AppendError> {
         let PartitionEvents { events, batch } = events;
-        let part = Part { identity: self.identity.clone(), events, batch };
+        let part = Part { identity, events, batch };
         self.intake.batcher(partition).send(part, self.deadline, self.permit.clone()).await
     }
 }

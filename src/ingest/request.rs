@@ -1,9 +1,9 @@
 //! A whole request, read: one batch for each partition that it has events for, and what was refused.
 
 use super::body::{self, Kind};
-use super::ndjson::{Parser, TimeLimits};
+use super::ndjson::Parser;
 use super::reason::Reason;
-use crate::domain::slot_of;
+use crate::domain::{TimeLimits, slot_of};
 use crate::format::{BATCH_BYTES_MAX, BatchBuilder};
 use bytes::Bytes;
 use cluster::PartitionId;
@@ -28,11 +28,14 @@ pub struct Rejections {
     pub count: u64,
     /// Number and reason of the first [`REJECTIONS_LISTED_MAX`].
     pub listed: Vec<(u64, Reason)>,
+    /// Whether other limits of event time could have spared one.
+    pub depend_on_time: bool,
 }
 
 impl Rejections {
     fn add(&mut self, line: u64, reason: Reason) {
         self.count += 1;
+        self.depend_on_time |= matches!(reason, Reason::TimestampInFuture | Reason::TimestampOutOfRange);
         if self.listed.len() < REJECTIONS_LISTED_MAX {
             self.listed.push((line, reason));
         }

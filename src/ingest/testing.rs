@@ -2,7 +2,7 @@
 
 use super::admission::{Admission, Permit};
 use super::append::{Append, AppendError};
-use crate::domain::{Identity, SLOTS, Verdict, Verdicts};
+use crate::domain::{Identity, SLOTS, TimeLimits, Verdict, Verdicts};
 use crate::format::{Batch, Entry, EventsEntry};
 use crate::metrics::Level;
 use async_trait::async_trait;
@@ -26,6 +26,10 @@ pub enum Fault {
     Hangs,
     /// Larger than the log takes.
     TooLarge,
+    /// The leader has no room.
+    DiskFull,
+    /// The node is far ahead of the leader.
+    ClockSkew,
     /// Written, and answered with nonsense.
     Garbled,
     /// Written and answered late.
@@ -46,7 +50,7 @@ pub struct Partition {
     /// Every identity is refused.
     pub is_table_full: bool,
     edges: BTreeMap<(u128, u64), Verdicts>,
-    identities: BTreeMap<(String, u64), (u64, u64)>,
+    identities: BTreeMap<(String, u64), (u64, TimeLimits, u64)>,
 }
 
 /// The log: six partitions, slot by slot in turn.
@@ -111,10 +115,10 @@ impl Partition {
         match self.identities.get(&key) {
             _ if self.is_table_full => Verdict::TableFull,
             _ if identity.sequence.0 < self.sequences_from => Verdict::Expired,
-            Some((hash, _)) if *hash != identity.body_hash => Verdict::Reused,
-            Some((_, offset)) => Verdict::Duplicate { offset: *offset },
+            Some((hash, ..)) if *hash != identity.body_hash => Verdict::Reused,
+            Some((_, limits, offset)) => Verdict::Duplicate { offset: *offset, limits: *limits },
             None => {
-                self.identities.insert(key, (identity.body_hash, offset));
+                self.identities.insert(key, (identity.body_hash, identity.limits, offset));
                 Verdict::Accepted
             }
         }
@@ -136,6 +140,8 @@ impl Append for FakeLog {
         match fault {
             Some(Fault::Refused) => return Err(unavailable()),
             Some(Fault::TooLarge) => return Err(AppendError::TooLarge),
+            Some(Fault::DiskFull) => return Err(AppendError::DiskFull),
+            Some(Fault::ClockSkew) => return Err(AppendError::ClockSkew),
             Some(Fault::Hangs) => std::future::pending().await,
             _ => sleep(Duration::from_micros(self.latency_us.load(Ordering::Relaxed))).await,
         }

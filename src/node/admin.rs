@@ -1,7 +1,7 @@
 //! The node as operators see it.
 
 use super::settings::ClusterSettings;
-use crate::admin::{Digest, Progress, QuarantinedEntry, Source};
+use crate::admin::{Digest, Progress, QuarantinedEntry, SettingsAnswer, Source};
 use crate::metrics::{Figures, PartitionFigures};
 use crate::query::Query;
 use crate::rollup::Store;
@@ -30,12 +30,18 @@ impl Source for NodeSource {
         self.cluster.status()
     }
 
-    fn settings(&self) -> serde_json::Value {
-        serde_json::json!({
-            "relative_accuracy": self.settings.relative_accuracy,
-            "lateness_ms": self.settings.lateness_ms,
-            "partitions": self.cluster.partitions().len(),
-        })
+    fn settings(&self) -> SettingsAnswer {
+        SettingsAnswer {
+            relative_accuracy: self.settings.relative_accuracy,
+            lateness_ms: self.settings.lateness_ms,
+            partitions: self.cluster.partitions().len(),
+            replication_factor: self.cluster.replication_factor(),
+        }
+    }
+
+    async fn disk_used_bytes(&self) -> Option<u64> {
+        let disk = self.environment.disk.clone();
+        self.environment.tasks.blocking(move || disk.usage()).await.ok().map(|usage| usage.used_bytes)
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -86,8 +92,8 @@ impl Source for NodeSource {
     }
 
     async fn figures(&self) -> Figures {
-        let disk = self.environment.disk.clone();
-        let usage = self.environment.tasks.blocking(move || disk.usage()).await;
+        let disk_bytes = self.disk_used_bytes().await.unwrap_or(0);
+        let log = self.cluster.log_activity();
         let leaderships = self.cluster.leaderships().borrow().clone();
         let status = self.cluster.status();
         let number = |offset: Option<Offset>| offset.map_or(0, |offset| offset.0);
@@ -106,9 +112,10 @@ impl Source for NodeSource {
         });
         Figures {
             log_bytes: status.partitions.iter().map(|partition| partition.log_bytes).sum(),
-            disk_bytes: usage.map_or(0, |usage| usage.used_bytes),
+            disk_bytes,
+            log_fsyncs: log.syncs,
+            log_fsync_seconds: log.sync_time.as_secs_f64(),
             partitions: partitions.collect(),
-            ..Figures::default()
         }
     }
 }

@@ -20,6 +20,9 @@ impl Append for ClusterAppend {
         match self.0.append(partition, entry, deadline).await {
             Ok(appended) => Ok(appended.answer),
             Err(cluster::AppendError::TooLarge) => Err(AppendError::TooLarge),
+            // The state machine of a partition has this one reason.
+            Err(cluster::AppendError::NotAdmitted) => Err(AppendError::ClockSkew),
+            Err(cluster::AppendError::DiskFull) => Err(AppendError::DiskFull),
             Err(error) => Err(AppendError::Unavailable(error.to_string())),
         }
     }

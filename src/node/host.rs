@@ -1,6 +1,7 @@
 //! What this node gives the cluster: partitions' state machines, and answers to other nodes.
 
 use super::settings::ClusterSettings;
+use crate::admin::Starting;
 use crate::metrics::StoreMetrics;
 use crate::query::{self, Leader};
 use crate::rollup::{Engine, Policy, Store};
@@ -18,15 +19,22 @@ pub struct ProductHost {
     engine: Engine,
     policy: Policy,
     metrics: StoreMetrics,
+    starting: Starting,
     store: OnceCell<Store>,
     leader: OnceLock<Leader>,
 }
 
 impl ProductHost {
     /// A host whose store is opened when the cluster's settings are known.
-    pub fn new(environment: Environment, engine: Engine, policy: Policy, metrics: StoreMetrics) -> ProductHost {
+    pub fn new(
+        environment: Environment,
+        engine: Engine,
+        policy: Policy,
+        metrics: StoreMetrics,
+        starting: Starting,
+    ) -> ProductHost {
         let (store, leader) = (OnceCell::new(), OnceLock::new());
-        ProductHost { environment, engine, policy, metrics, store, leader }
+        ProductHost { environment, engine, policy, metrics, starting, store, leader }
     }
 
     /// The node's store, opened with the cluster's settings.
@@ -55,6 +63,10 @@ impl Host for ProductHost {
     async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<Arc<dyn StateMachine>> {
         let store = self.store(&ClusterSettings::decode(&settings)?).await?;
         Ok(Arc::new(store.partition(partition).await?))
+    }
+
+    fn starting(&self, what: &str) {
+        self.starting.waits_for(what);
     }
 
     async fn serve(&self, partition: PartitionId, request: Bytes) -> Bytes {

@@ -11,6 +11,7 @@ mod planted;
 mod reads;
 mod settings;
 
+use crate::admin::Starting;
 use crate::aggregate::{self, Aggregation};
 use crate::config::Config;
 use crate::http::{self, Door, Limits};
@@ -66,7 +67,10 @@ pub async fn run(
     let started = tokio::select! {
         started = Node::start(&config, &environment, engine) => started?,
         // Nothing is acked yet, and what is on the disk is whole at every moment.
-        () = &mut shutdown => return Ok(()),
+        () = &mut shutdown => {
+            environment.tasks.shutdown();
+            return Ok(());
+        }
     };
     ready(&started.ready);
     let outcome = tokio::select! {
@@ -96,12 +100,16 @@ impl Node {
             Error::Failed(format!("listening for HTTP on {}: {error}; choose another --http-addr", config.http_addr))
         })?;
         let http_address = door.address().to_owned();
+        let starting = Starting::default();
+        let server = door.serve(starting.clone().routes(metrics.clone()), Limits::default());
         let policy = Policy { interval: config.write_out_interval, ..Policy::default() };
-        let host = Arc::new(ProductHost::new(environment.clone(), engine, policy, metrics.store.clone()));
+        let host =
+            Arc::new(ProductHost::new(environment.clone(), engine, policy, metrics.store.clone(), starting.clone()));
         let cluster = Cluster::start(environment.clone(), cluster_config(config, &http_address), host.clone()).await;
-        let cluster = cluster.map_err(|error| start_error(&error))?;
+        let cluster = cluster.map_err(|error| start_error(config, &error))?;
         let settings =
             ClusterSettings::decode(&cluster.settings()).map_err(|error| Error::Failed(error.to_string()))?;
+        starting.waits_for("opening the stored rollups");
         let store =
             host.store(&settings).await.map_err(|error| Error::Failed(format!("opening the store: {error}")))?;
         housekeeping::start(environment, &cluster, &store);
@@ -129,7 +137,7 @@ impl Node {
         };
         let admin = crate::admin::room(Arc::new(source), metrics);
         let rooms = [ingest::room(intake), query::room(query), admin];
-        let server = door.serve(http::assemble(rooms), Limits::default());
+        server.switch(http::assemble(rooms));
         let ready =
             Ready { node_name: config.node_name.clone(), http_address, cluster_address: cluster.cluster_address() };
         Ok(Node { ready, cluster, aggregation, store, server })
@@ -212,7 +220,7 @@ fn ingest_settings(config: &Config) -> ingest::Settings {
 }
 
 /// What a user has to change is a configuration error, everything else a failure.
-fn start_error(error: &cluster::Error) -> Error {
+fn start_error(config: &Config, error: &cluster::Error) -> Error {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
@@ -220,6 +228,11 @@ fn start_error(error: &cluster::Error) -> Error {
         source = cause.source();
     }
     match error {
+        cluster::Error::InUse => {
+            let why = "is in use by another process; stop that one, or choose another --data-dir";
+            Error::Failed(format!("the data directory {} {why}", config.data_dir))
+        }
+        cluster::Error::Listen { .. } => Error::Failed(format!("{text}; choose another --cluster-addr")),
         cluster::Error::Config(_) | cluster::Error::OtherCluster { .. } | cluster::Error::Refused(_) => {
             Error::Configuration(text)
         }

@@ -1,6 +1,7 @@
 //! A led partition as the aggregation sees it: the replica of the log, and the replicated state.
 
 use crate::aggregate::{self, Acceptance, Checkpointed, Consumed, ProposeError};
+use crate::format::Checkpoint;
 use crate::rollup::{CheckpointAnswer, PartitionState};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,10 +28,16 @@ impl aggregate::Partition for LedPartition {
         self.replica.tail(from, bytes_max).await
     }
 
+    fn check(&self, checkpoint: &Checkpoint) -> Result<(), String> {
+        self.state.check(checkpoint).map_err(|error| error.to_string())
+    }
+
     async fn propose(&self, term: Term, entry: Bytes, deadline: Instant) -> Result<Checkpointed, ProposeError> {
         let appended = self.replica.propose(term, entry, deadline).await.map_err(|error| match error {
-            AppendError::TooLarge | AppendError::DiskFull => ProposeError::NotAppended(error.to_string()),
-            AppendError::Unavailable | AppendError::Deadline => ProposeError::Unknown(error.to_string()),
+            AppendError::DiskFull | AppendError::NotLeading => ProposeError::NotAppended(error.to_string()),
+            AppendError::TooLarge | AppendError::NotAdmitted | AppendError::Unavailable | AppendError::Deadline => {
+                ProposeError::Unknown(error.to_string())
+            }
         })?;
         match CheckpointAnswer::decode(&appended.answer) {
             Ok(CheckpointAnswer::Applied) => Ok(Checkpointed::Applied),

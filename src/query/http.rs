@@ -10,17 +10,20 @@ use super::reads::AppSelection;
 use super::request::{self, AppsParameters, Consistency, HourParameters, RangeParameters, SummaryParameters};
 use crate::domain::AppId;
 use crate::format::Token;
-use crate::http::{Problem, Room};
+use crate::http::{Problem, Room, description};
 use axum::Router;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query as QueryString, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::Instant;
 use utoipa::OpenApi;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
+use utoipa::openapi::schema::{ObjectBuilder, Type};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// When to ask again after `503`.
@@ -33,8 +36,84 @@ pub fn room(query: Query) -> Room {
         .route("/v1/apps/{app_id}/hours", get(hours))
         .route("/v1/apps/{app_id}/hours/{hour}", get(hour))
         .route("/v1/apps/{app_id}/summary", get(summary))
+        .route("/v1/hours", get(hours))
+        .route("/v1/hours/{hour}", get(hour))
+        .route("/v1/summary", get(summary))
         .with_state(query);
-    Room { routes, openapi: Api::openapi() }
+    let mut openapi = Api::openapi();
+    describe_apps_by_parameter(&mut openapi);
+    describe_tags(&mut openapi);
+    Room { routes, openapi }
+}
+
+/// Describes the paths that take the app as a parameter. They are for ids that do not survive in a path: to most clients
+/// the segments `.` and `..` are directions, however they are encoded.
+fn describe_apps_by_parameter(openapi: &mut utoipa::openapi::OpenApi) {
+    let all = std::mem::take(&mut openapi.paths.paths);
+    let by_parameter = all.iter().filter_map(|(path, item)| {
+        let path = path.strip_prefix("/v1/apps/{app_id}")?;
+        let mut item = item.clone();
+        let asked = item.get.as_mut()?;
+        asked.operation_id = asked.operation_id.as_ref().map(|id| format!("{id}_by_parameter"));
+        let app_id = asked.parameters.iter_mut().flatten().find_map(|parameter| match parameter {
+            RefOr::T(parameter) if parameter.name == "app_id" => Some(parameter),
+            _ => None,
+        })?;
+        app_id.parameter_in = ParameterIn::Query;
+        app_id.description = Some("The app, percent-encoded; any id, also `.` and `..`".to_owned());
+        Some((format!("/v1{path}"), item))
+    });
+    let by_parameter: Vec<_> = by_parameter.collect();
+    openapi.paths.paths = all.into_iter().chain(by_parameter).collect();
+}
+
+/// Describes how an answer is recognised.
+fn describe_tags(openapi: &mut utoipa::openapi::OpenApi) {
+    let if_none_match = ParameterBuilder::new()
+        .name("If-None-Match")
+        .parameter_in(ParameterIn::Header)
+        .description(Some("`ETag`s that the client has the answers of: `304` if one of them is still right"))
+        .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+        .build();
+    let tag = description::header(Type::String, "Equal as long as the answer is; weak where `as_of` is told");
+    let cache = description::header(Type::String, "`no-cache`: keep it, and ask with `If-None-Match`");
+    for operation in description::operations(openapi) {
+        operation.parameters.get_or_insert_default().push(RefOr::T(if_none_match.clone()));
+        for answer in description::answers(operation, &["200", "304"]) {
+            answer.headers.insert("ETag".to_owned(), tag.clone());
+            answer.headers.insert("Cache-Control".to_owned(), cache.clone());
+        }
+    }
+}
+
+/// The app that a path names, if it names one.
+#[derive(Debug, Default, Deserialize)]
+struct AppPath {
+    app_id: Option<String>,
+}
+
+/// The hour that a path names, and its app, if it names one.
+#[derive(Debug, Deserialize)]
+struct HourPath {
+    app_id: Option<String>,
+    hour: String,
+}
+
+/// The app that path and parameters name between them.
+fn app(path: Option<String>, parameter: Option<String>) -> Result<AppId, Problem> {
+    match (path, parameter) {
+        (Some(app), None) | (None, Some(app)) => request::parse_app(&app),
+        (None, None) => Err(Problem::bad_parameter("app_id", "is missing")),
+        (Some(_), Some(_)) => Err(Problem::bad_parameter("app_id", "stands in the path already")),
+    }
+}
+
+fn app_path(path: PathOf<AppPath>) -> Result<Option<String>, Problem> {
+    match path {
+        Ok(Path(path)) => Ok(path.app_id),
+        Err(PathRejection::MissingPathParams(_)) => Ok(None),
+        Err(error) => Err(unreadable_path(&error)),
+    }
 }
 
 #[derive(OpenApi)]
@@ -68,15 +147,15 @@ type Parameters<T> = Result<QueryString<T>, QueryRejection>;
 )]
 async fn hour(
     State(query): State<Query>,
-    path: PathOf<(String, String)>,
+    path: PathOf<HourPath>,
     parameters: Parameters<HourParameters>,
     headers: HeaderMap,
 ) -> Response {
     let asked = Asked::begin(&query, &headers);
     let answer = async {
-        let Path((app, hour)) = path.map_err(|error| unreadable_path(&error))?;
+        let Path(path) = path.map_err(|error| unreadable_path(&error))?;
         let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
-        let (app, hour) = (request::parse_app(&app)?, request::parse_hour(&hour)?);
+        let (app, hour) = (app(path.app_id, parameters.app_id)?, request::parse_hour(&path.hour)?);
         let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
         let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
         let (row, located) = query.hour(&app, hour, &consistency).await.map_err(|error| refusal(&error, &app))?;
@@ -106,15 +185,14 @@ async fn hour(
 )]
 async fn hours(
     State(query): State<Query>,
-    path: PathOf<String>,
+    path: PathOf<AppPath>,
     parameters: Parameters<RangeParameters>,
     headers: HeaderMap,
 ) -> Response {
     let asked = Asked::begin(&query, &headers);
     let answer = async {
-        let Path(app) = path.map_err(|error| unreadable_path(&error))?;
         let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
-        let app = request::parse_app(&app)?;
+        let app = app(app_path(path)?, parameters.app_id)?;
         let mut range = request::parse_range(parameters.from.as_deref(), parameters.to.as_deref())?;
         if let Some(cursor) = &parameters.cursor {
             range.start = range.start.max(request::parse_hour_cursor(cursor)?);
@@ -151,15 +229,14 @@ async fn hours(
 )]
 async fn summary(
     State(query): State<Query>,
-    path: PathOf<String>,
+    path: PathOf<AppPath>,
     parameters: Parameters<SummaryParameters>,
     headers: HeaderMap,
 ) -> Response {
     let asked = Asked::begin(&query, &headers);
     let answer = async {
-        let Path(app) = path.map_err(|error| unreadable_path(&error))?;
         let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
-        let app = request::parse_app(&app)?;
+        let app = app(app_path(path)?, parameters.app_id)?;
         let range = request::parse_range(parameters.from.as_deref(), parameters.to.as_deref())?;
         let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
         let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;

@@ -28,6 +28,9 @@ pub const APPS_DEFAULT: usize = 1_000;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct HourParameters {
+    /// The app, where the path does not name it.
+    #[param(ignore)]
+    pub app_id: Option<String>,
     /// Quantiles, 0 to 1, separated by commas; at most 32. Default `0.5,0.9,0.95,0.99`.
     #[param(example = "0.5,0.99")]
     pub q: Option<String>,
@@ -44,6 +47,9 @@ pub struct HourParameters {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct RangeParameters {
+    /// The app, where the path does not name it.
+    #[param(ignore)]
+    pub app_id: Option<String>,
     /// Hours that begin at this moment or later: RFC 3339, `YYYY-MM-DD` or `YYYY-MM-DDThh`, UTC. Default: all.
     #[param(example = "2026-11-22")]
     pub from: Option<String>,
@@ -68,6 +74,9 @@ pub struct RangeParameters {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub struct SummaryParameters {
+    /// The app, where the path does not name it.
+    #[param(ignore)]
+    pub app_id: Option<String>,
     /// Hours that begin at this moment or later: RFC 3339, `YYYY-MM-DD` or `YYYY-MM-DDThh`, UTC. Default: all.
     #[param(example = "2026-11-22")]
     pub from: Option<String>,

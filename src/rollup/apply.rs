@@ -42,6 +42,9 @@ impl CheckpointAnswer {
     }
 }
 
+/// How far ahead of the leader's clock an entry's stamp may be, in ms: as far as an event may be by default.
+const STAMP_AHEAD_MAX_MS: u64 = 600_000;
+
 #[async_trait]
 impl StateMachine for PartitionState {
     fn durable(&self) -> Durable {
@@ -53,6 +56,17 @@ impl StateMachine for PartitionState {
     /// aside.
     fn apply(&self, entry: Committed) -> io::Result<Bytes> {
         Ok(self.shared.apply(entry)?)
+    }
+
+    /// Entries stamped by a clock that is far ahead are not admitted: their stamp would make the log's clock forget
+    /// producers and let future events seal hours, on every replica and for good.
+    fn admits(&self, payload: &Bytes) -> bool {
+        let latest = self.shared.environment.clock.now_ms().saturating_add(STAMP_AHEAD_MAX_MS);
+        let stamp = EventsEntry::stamp_of(payload).filter(|stamp| *stamp > latest);
+        if let Some(stamp_ms) = stamp {
+            tracing::warn!(partition = %self.shared.id, stamp_ms, "refused an entry of a node whose clock is far ahead");
+        }
+        stamp.is_none()
     }
 
     async fn snapshot(&self) -> io::Result<Snapshot> {

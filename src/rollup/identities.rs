@@ -16,15 +16,15 @@
 //! These limits are constants: replicas with different ones would come to different verdicts.
 
 use super::windows::{Slot, Windows};
-use crate::domain::{Identity, MS_PER_HOUR, Verdict, Verdicts};
-use crate::format::codec::{Reader, put_varint};
+use crate::domain::{Identity, MS_PER_HOUR, TimeLimits, Verdict, Verdicts};
+use crate::format::codec::{Reader, put_limits, put_varint, take_limits};
 use crate::format::{Error, EventsEntry, PARTS_MAX};
 
 /// Sequences that are remembered of each producer.
 pub const SEQUENCES_MIN: u64 = 4096;
 /// Sequences that are remembered of a producer when the table is full.
 pub const SEQUENCES_MIN_FULL: u64 = 64;
-/// What the table of producers holds, in sequences: about 60 MB in memory.
+/// What the table of producers holds, in sequences: about 100 MB in memory.
 pub const REMEMBERED_MAX: u64 = 1 << 21;
 /// What a producer costs beside its sequences, in sequences.
 pub const PRODUCER_WEIGHT: u64 = 16;
@@ -71,18 +71,34 @@ pub struct First {
     pub body_hash: u64,
     /// Offset of the entry.
     pub offset: u64,
+    /// Which event times its lines were read with.
+    pub limits: TimeLimits,
 }
 
 /// The answer that an edge's entry got first.
 ///
-/// Of duplicates it is not remembered which entry came first: whoever repeats the entry is told the entry's own offset,
-/// which is behind that.
+/// Of duplicates it is not remembered of what: their producers' windows know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// Offset of the entry.
     pub offset: u64,
-    /// Verdicts and how many parts in a row got them.
-    pub runs: Vec<(Verdict, u16)>,
+    /// Outcomes and how many parts in a row had them.
+    pub runs: Vec<(Outcome, u16)>,
+}
+
+/// A [`Verdict`] without what it is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// See [`Verdict::Accepted`].
+    Accepted,
+    /// See [`Verdict::Duplicate`].
+    Duplicate,
+    /// See [`Verdict::Reused`].
+    Reused,
+    /// See [`Verdict::Expired`].
+    Expired,
+    /// See [`Verdict::TableFull`].
+    TableFull,
 }
 
 /// Who an entry is from, without its events: what is needed to decide about it again.
@@ -140,26 +156,33 @@ impl Decision {
     }
 }
 
+impl First {
+    fn repeat(&self) -> Verdict {
+        Verdict::Duplicate { offset: self.offset, limits: self.limits }
+    }
+}
+
 impl Answer {
     fn of(verdicts: &Verdicts) -> Answer {
-        let offset = verdicts.offset;
-        let mut runs: Vec<(Verdict, u16)> = Vec::new();
+        let mut runs: Vec<(Outcome, u16)> = Vec::new();
         for verdict in &verdicts.parts {
-            let verdict = match verdict {
-                Verdict::Duplicate { .. } => Verdict::Duplicate { offset },
-                other => *other,
+            let outcome = match verdict {
+                Verdict::Accepted => Outcome::Accepted,
+                Verdict::Duplicate { .. } => Outcome::Duplicate,
+                Verdict::Reused => Outcome::Reused,
+                Verdict::Expired => Outcome::Expired,
+                Verdict::TableFull => Outcome::TableFull,
             };
             match runs.last_mut() {
-                Some((last, count)) if *last == verdict => *count += 1,
-                _ => runs.push((verdict, 1)),
+                Some((last, count)) if *last == outcome => *count += 1,
+                _ => runs.push((outcome, 1)),
             }
         }
-        Answer { offset, runs }
+        Answer { offset: verdicts.offset, runs }
     }
 
-    fn verdicts(&self) -> Verdicts {
-        let parts = self.runs.iter().flat_map(|(verdict, count)| std::iter::repeat_n(*verdict, usize::from(*count)));
-        Verdicts { offset: self.offset, parts: parts.collect() }
+    fn outcomes(&self) -> impl Iterator<Item = Outcome> {
+        self.runs.iter().flat_map(|(outcome, count)| std::iter::repeat_n(*outcome, usize::from(*count)))
     }
 }
 
@@ -196,7 +219,7 @@ impl Identities {
         let edge = header.edge.to_be_bytes();
         if let Some(window) = self.edges.window(&edge) {
             if let Some(first) = window.get(header.edge_sequence) {
-                return Decision::Repeated(first.verdicts());
+                return Decision::Repeated(self.recall(first, &header.identities));
             }
             if header.edge_sequence < window.floor() {
                 return Decision::Repeated(Verdicts { offset, parts: vec![Verdict::Expired; parts] });
@@ -214,6 +237,24 @@ impl Identities {
         self.edges.insert(&edge, header.edge_sequence, Answer::of(&verdicts), offset);
         self.edges.raise_floor(&edge, header.edge_sequence.saturating_sub(self.limits.edge_span - 1), offset);
         Decision::Fresh(verdicts)
+    }
+
+    /// The verdicts on an entry that was decided before. A duplicate whose first was forgotten since is expired.
+    fn recall(&self, answer: &Answer, identities: &[Option<Identity>]) -> Verdicts {
+        let verdicts = answer.outcomes().zip(identities).map(|(outcome, identity)| match outcome {
+            Outcome::Accepted => Verdict::Accepted,
+            Outcome::Duplicate => {
+                identity.as_ref().and_then(|it| self.first(it)).map_or(Verdict::Expired, First::repeat)
+            }
+            Outcome::Reused => Verdict::Reused,
+            Outcome::Expired => Verdict::Expired,
+            Outcome::TableFull => Verdict::TableFull,
+        });
+        Verdicts { offset: answer.offset, parts: verdicts.collect() }
+    }
+
+    fn first(&self, identity: &Identity) -> Option<&First> {
+        self.producers.window(identity.producer.as_str().as_bytes())?.get(identity.sequence.0)
     }
 
     /// Makes a new edge known; false if there are too many, none of them silent for long.
@@ -246,7 +287,7 @@ impl Identities {
         let known = window.get(sequence).cloned();
         self.producers.see(producer, hour);
         match known {
-            Some(first) if first.body_hash == identity.body_hash => Verdict::Duplicate { offset: first.offset },
+            Some(first) if first.body_hash == identity.body_hash => first.repeat(),
             Some(_) => Verdict::Reused,
             None => self.accept_known(offset, identity),
         }
@@ -271,7 +312,7 @@ impl Identities {
     }
 
     fn remember(&mut self, offset: u64, identity: &Identity) {
-        let first = First { body_hash: identity.body_hash, offset };
+        let first = First { body_hash: identity.body_hash, offset, limits: identity.limits };
         self.producers.insert(identity.producer.as_str().as_bytes(), identity.sequence.0, first, offset);
     }
 
@@ -302,10 +343,11 @@ impl Slot for First {
     fn encode(&self, bytes: &mut Vec<u8>) {
         bytes.extend_from_slice(&self.body_hash.to_le_bytes());
         put_varint(bytes, u128::from(self.offset));
+        put_limits(bytes, self.limits);
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<First, Error> {
-        Ok(First { body_hash: reader.u64()?, offset: reader.varint()? })
+        Ok(First { body_hash: reader.u64()?, offset: reader.varint()?, limits: take_limits(reader)? })
     }
 }
 
@@ -317,13 +359,13 @@ impl Slot for Answer {
     fn encode(&self, bytes: &mut Vec<u8>) {
         put_varint(bytes, u128::from(self.offset));
         put_varint(bytes, self.runs.len() as u128);
-        for (verdict, count) in &self.runs {
-            bytes.push(match verdict {
-                Verdict::Accepted => 0,
-                Verdict::Duplicate { .. } => 1,
-                Verdict::Reused => 2,
-                Verdict::Expired => 3,
-                Verdict::TableFull => 4,
+        for (outcome, count) in &self.runs {
+            bytes.push(match outcome {
+                Outcome::Accepted => 0,
+                Outcome::Duplicate => 1,
+                Outcome::Reused => 2,
+                Outcome::Expired => 3,
+                Outcome::TableFull => 4,
             });
             put_varint(bytes, u128::from(*count));
         }
@@ -334,23 +376,23 @@ impl Slot for Answer {
         if count > PARTS_MAX {
             return Err(reader.invalid("number of runs"));
         }
-        let runs = (0..count).map(|_| decode_run(reader, offset)).collect::<Result<_, _>>()?;
+        let runs = (0..count).map(|_| decode_run(reader)).collect::<Result<_, _>>()?;
         Ok(Answer { offset, runs })
     }
 }
 
-fn decode_run(reader: &mut Reader<'_>, offset: u64) -> Result<(Verdict, u16), Error> {
-    let verdict = match reader.byte()? {
-        0 => Verdict::Accepted,
-        1 => Verdict::Duplicate { offset },
-        2 => Verdict::Reused,
-        3 => Verdict::Expired,
-        4 => Verdict::TableFull,
-        _ => return Err(reader.invalid("verdict")),
+fn decode_run(reader: &mut Reader<'_>) -> Result<(Outcome, u16), Error> {
+    let outcome = match reader.byte()? {
+        0 => Outcome::Accepted,
+        1 => Outcome::Duplicate,
+        2 => Outcome::Reused,
+        3 => Outcome::Expired,
+        4 => Outcome::TableFull,
+        _ => return Err(reader.invalid("outcome")),
     };
     let count = reader.varint()?;
     let count = u16::try_from(count).ok().filter(|count| usize::from(*count) <= PARTS_MAX);
-    Ok((verdict, count.ok_or(reader.invalid("length of a run"))?))
+    Ok((outcome, count.ok_or(reader.invalid("length of a run"))?))
 }
 
 #[cfg(test)]

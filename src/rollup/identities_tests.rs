@@ -1,7 +1,7 @@
 //! Verdicts, and what is forgotten when.
 
 use super::*;
-use crate::domain::{ProducerId, Sequence};
+use crate::domain::{EventTime, ProducerId, Sequence};
 use crate::format::golden;
 use crate::rollup::windows::{Chunk, Window};
 use Verdict::{Accepted, Expired, Reused, TableFull};
@@ -39,15 +39,21 @@ impl Log {
     }
 }
 
+const LIMITS: TimeLimits = TimeLimits { earliest: EventTime(0), latest: EventTime(300) };
+
+fn repeat(offset: u64) -> Verdict {
+    Verdict::Duplicate { offset, limits: LIMITS }
+}
+
 fn identity(producer: &str, sequence: u64, body_hash: u64) -> Identity {
-    Identity { producer: ProducerId::new(producer).unwrap(), sequence: Sequence(sequence), body_hash }
+    Identity { producer: ProducerId::new(producer).unwrap(), sequence: Sequence(sequence), body_hash, limits: LIMITS }
 }
 
 #[test]
 fn a_repeated_request_is_a_duplicate_and_another_body_is_refused() {
     let mut log = Log::new();
     assert_eq!(log.send("p", 10, 1), Accepted);
-    assert_eq!(log.send("p", 10, 1), Verdict::Duplicate { offset: 1 });
+    assert_eq!(log.send("p", 10, 1), repeat(1));
     assert_eq!(log.send("p", 10, 2), Reused);
     assert_eq!(log.send("q", 10, 2), Accepted, "another producer");
     assert_eq!(log.send("p", 9, 1), Accepted, "any order");
@@ -61,7 +67,7 @@ fn a_sequence_below_what_is_remembered_is_expired_never_accepted() {
     }
     assert_eq!(log.send("p", 5, 0), Expired, "the fifth newest");
     assert_eq!(log.send("p", 4, 0), Expired, "never seen, but below");
-    assert_eq!(log.send("p", 6, 0), Verdict::Duplicate { offset: 5 });
+    assert_eq!(log.send("p", 6, 0), repeat(5));
     assert_eq!(log.send("p", 8, 0), Accepted, "never seen, and above");
     assert_eq!(log.send("p", 6, 0), Expired);
 }
@@ -74,7 +80,7 @@ fn a_sequence_that_comes_as_the_lowest_of_a_full_window_counts_once() {
     }
     assert_eq!(log.send("p", 9, 0), Accepted);
     assert_eq!(log.send("p", 9, 0), Expired);
-    assert_eq!(log.send("p", 10, 0), Verdict::Duplicate { offset: 1 }, "the newest four stay");
+    assert_eq!(log.send("p", 10, 0), repeat(1), "the newest four stay");
 }
 
 #[test]
@@ -92,8 +98,8 @@ fn a_full_table_refuses_new_producers_until_others_were_silent_for_a_day() {
     assert_eq!(log.send("d", 0, 0), TableFull, "24 hours, but not a whole day for sure");
     log.now_ms += HOUR_MS;
     assert_eq!(log.send("d", 0, 0), Accepted);
-    assert_eq!(log.send("a", 9, 0), Verdict::Duplicate { offset: 14 }, "it was not silent");
-    assert_eq!(log.send("c", 3, 0), Verdict::Duplicate { offset: 12 }, "one had to go, the first by name");
+    assert_eq!(log.send("a", 9, 0), repeat(14), "it was not silent");
+    assert_eq!(log.send("c", 3, 0), repeat(12), "one had to go, the first by name");
     assert_eq!(log.send("b", 3, 0), Accepted, "forgotten");
     assert_eq!(log.send("e", 0, 0), TableFull, "and that filled the room");
 }
@@ -109,7 +115,7 @@ fn a_known_producer_of_a_full_table_goes_on_at_its_own_cost() {
     let before = log.identities.weight();
     assert!(before >= 60);
     assert_eq!(log.send("a", 4, 0), Accepted);
-    assert_eq!(log.send("a", 4, 0), Verdict::Duplicate { offset: 13 });
+    assert_eq!(log.send("a", 4, 0), repeat(13));
     assert_eq!(log.identities.weight(), before);
     assert_eq!(log.send("a", 0, 0), Expired);
 }
@@ -132,9 +138,9 @@ fn an_entry_that_is_appended_again_gets_the_first_answer() {
     assert_eq!(first, Decision::Fresh(Verdicts { offset: 1, parts: vec![Accepted; 3] }));
     assert_eq!(log.entry(1, 50, parts()), Decision::Repeated(first.verdicts().clone()));
     let second = log.entry(1, 51, parts());
-    assert_eq!(second.verdicts().parts, [Accepted, Verdict::Duplicate { offset: 1 }, Accepted]);
+    assert_eq!(second.verdicts().parts, [Accepted, repeat(1), Accepted]);
     let again = log.entry(1, 51, parts());
-    let told = Verdicts { offset: 3, parts: vec![Accepted, Verdict::Duplicate { offset: 3 }, Accepted] };
+    let told = Verdicts { offset: 3, parts: vec![Accepted, repeat(1), Accepted] };
     assert_eq!(again, Decision::Repeated(told), "told an offset that the first one lies before");
 }
 
@@ -185,17 +191,16 @@ fn layouts_of_windows_never_change() {
     assert_eq!(Window::<First>::decode_head(&golden::read("producer-head-v1")), Ok((4, 1000)));
     golden::check("producer-chunk-v1", &window.chunk(1).unwrap().encode());
     let slots = Chunk::<First>::decode(&golden::read("producer-chunk-v1")).unwrap();
-    let first = |offset| First { body_hash: 0x0102_0304_0506_0708, offset };
+    let first = |offset| First { body_hash: 0x0102_0304_0506_0708, offset, limits: LIMITS };
     assert_eq!(slots, [(44, first(2)), (45, first(3))]);
 
     let mut parts = vec![Accepted; 300];
-    parts.extend([Verdict::Duplicate { offset: 5 }, Reused, Expired, TableFull]);
+    parts.extend([repeat(5), Reused, Expired, TableFull]);
     log.identities.edges.admit(b"edge", 5);
     log.identities.edges.insert(b"edge", 9, Answer::of(&Verdicts { offset: 70_000, parts: parts.clone() }), 70_000);
     golden::check("edge-chunk-v1", &log.identities.edges.window(b"edge").unwrap().chunk(1).unwrap().encode());
     let slots = Chunk::<Answer>::decode(&golden::read("edge-chunk-v1")).unwrap();
-    parts[300] = Verdict::Duplicate { offset: 70_000 };
-    assert_eq!((slots[0].0, slots[0].1.verdicts()), (1, Verdicts { offset: 70_000, parts }));
+    assert_eq!(slots, [(1, Answer::of(&Verdicts { offset: 70_000, parts }))]);
 }
 
 #[test]
@@ -206,8 +211,24 @@ fn the_largest_rows_fit_a_chunk_of_a_snapshot() {
     let largest = bytes.len() * usize::try_from(Answer::CHUNK_SEQUENCES).unwrap();
     assert!(largest + 1000 < cluster::SNAPSHOT_CHUNK_BYTES_MAX, "{largest}");
     let mut bytes = Vec::new();
-    First { body_hash: u64::MAX, offset: u64::MAX }.encode(&mut bytes);
+    First {
+        body_hash: u64::MAX,
+        offset: u64::MAX,
+        limits: TimeLimits { earliest: EventTime(u64::MAX), latest: EventTime(u64::MAX) },
+    }
+    .encode(&mut bytes);
     assert!((bytes.len() + 1) * 256 < 10_000);
+}
+
+#[test]
+fn a_repeat_of_what_is_forgotten_is_expired() {
+    let mut log = Log::new();
+    log.send("p", 1, 1);
+    let twice = vec![Some(identity("p", 1, 1))];
+    assert_eq!(log.entry(1, 50, twice.clone()).verdicts().parts, [repeat(1)]);
+    assert_eq!(log.entry(1, 50, twice.clone()).verdicts().parts, [repeat(1)]);
+    log.identities.producers.raise_floor(b"p", 2, 4);
+    assert_eq!(log.entry(1, 50, twice), Decision::Repeated(Verdicts { offset: 2, parts: vec![Expired] }));
 }
 
 proptest::proptest! {

@@ -16,12 +16,14 @@ fn a_node_that_cannot_run_says_why_in_one_line() {
     let file = other.path().join("file");
     std::fs::write(&file, "").unwrap();
     let (http, free) = (cluster.nodes[0].http.clone(), free_address());
-    let start = |data: &str, http: &str| {
-        hourmark(&["start", "--data-dir", data, "--http-addr", http, "--cluster-addr", &free_address()])
+    let at = |data: &str, http: &str, cluster: &str| {
+        hourmark(&["start", "--data-dir", data, "--http-addr", http, "--cluster-addr", cluster])
     };
+    let start = |data: &str, http: &str| at(data, http, &free_address());
     for (output, word) in [
         (start(&fresh, &http), "--http-addr"),
-        (start(&data, &free), "in use"),
+        (start(&data, &free), data.as_str()),
+        (at(&fresh, &free, &cluster.nodes[0].cluster), "--cluster-addr"),
         (start(&file.display().to_string(), &free), "file"),
     ] {
         let (code, message) = outcome(&output);

@@ -3,5 +3,7 @@
 
 mod cluster;
 mod command_line;
+mod openapi;
+mod operation;
 mod single_node;
 mod support;

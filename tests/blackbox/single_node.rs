@@ -3,7 +3,7 @@
 use crate::support::{Node, event, eventually, request, single};
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use std::io::Write;
+use std::io::{Read, Write};
 
 const T: &str = "2026-03-01T10:15:03.123Z";
 const HOUR: &str = "/v1/apps/checkout/hours/2026-03-01T10";
@@ -50,6 +50,7 @@ fn a_bad_line_is_refused_alone_with_its_number_and_reason() {
         .collect();
     assert_eq!(errors, [(3, "invalid_json"), (4, "bad_timestamp"), (5, "negative"), (6, "missing_timestamp")]);
     let all_bad = cluster.nodes[0].post(&[], "{broken\n").unwrap();
+    assert_eq!(all_bad.refusal(), (400, "all_lines_rejected"));
     assert_eq!((all_bad.status, &all_bad.body["rejected"]), (400, &1.into()));
     let empty = cluster.nodes[0].post(&[], "").unwrap();
     assert_eq!((empty.status, &empty.body["accepted"]), (200, &0.into()));
@@ -79,6 +80,21 @@ fn bodies_come_in_all_their_forms_and_within_their_bounds() {
     assert_eq!(refusal(&[], vec![b' '; (2 << 20) + 1]), 413);
     assert_eq!(refusal(&[("content-encoding", "gzip")], gzip(&vec![b' '; 64 << 20])), 413);
     assert_eq!(node.get(HOUR).unwrap().body["count"], 5);
+}
+
+#[test]
+fn who_sends_everything_before_it_reads_sees_that_it_was_too_much() {
+    let cluster = single(&[]);
+    let node = &cluster.nodes[0];
+    for (path, length, status) in [("/v1/events", (16 << 20) + 1, "413"), ("/nowhere", 17 << 20, "404")] {
+        let mut stream = std::net::TcpStream::connect(&node.http).unwrap();
+        write!(stream, "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n")
+            .unwrap();
+        stream.write_all(&vec![b' '; length]).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
 }
 
 #[test]
@@ -216,4 +232,29 @@ fn a_restarted_node_has_everything() {
     }
     let hour = eventually("an answer", || node.get(HOUR).filter(|answer| answer.status == 200));
     assert_eq!(hour.body["count"], 20);
+}
+
+#[test]
+fn every_app_id_can_be_asked_for() {
+    let cluster = single(&[]);
+    let node = &cluster.nodes[0];
+    let server = format!("http://{}", node.http);
+    for (app, encoded) in [(".", "%2e"), ("..", "%2E%2E"), ("a/b?c#d %", "a%2Fb%3Fc%23d%20%25"), ("-", "-")] {
+        assert_eq!(node.post(&[], event(app, T, "7")).unwrap().status, 200);
+        for path in [
+            format!("/v1/apps/{encoded}/hours/2026-03-01T10"),
+            format!("/v1/apps/{encoded}/summary"),
+            format!("/v1/hours/2026-03-01T10?app_id={encoded}"),
+            format!("/v1/summary?app_id={encoded}"),
+        ] {
+            let answer = node.get(&path).unwrap();
+            assert_eq!((answer.status, &answer.body["app_id"], &answer.body["count"]), (200, &app.into(), &1.into()));
+        }
+        let hours = node.get(&format!("/v1/hours?app_id={encoded}")).unwrap().body;
+        assert_eq!(hours["hours"].as_array().unwrap().len(), 1);
+        let output = crate::support::hourmark(&["query", app, "-o", "json", "--server", &server]);
+        assert_eq!(output.status.code(), Some(0), "{app}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert_eq!(node.get("/v1/hours").unwrap().refusal(), (400, "bad_parameter"));
+    assert_eq!(node.get("/v1/apps/a/hours?app_id=a").unwrap().refusal(), (400, "bad_parameter"));
 }

@@ -33,8 +33,18 @@ impl Answer {
     }
 }
 
-/// Sends one request; `None` if there was no whole answer.
+/// Sends one request; `None` if there was no whole answer. The answer is as `/openapi.json` describes it.
 pub fn request(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
+    let answer = exchange(address, method, path, headers, body)?;
+    let description = || {
+        let answer = exchange(address, "GET", "/openapi.json", &[], &[])?;
+        (answer.status == 200).then_some(answer.body)
+    };
+    crate::openapi::check(method, path, &answer, description);
+    Some(answer)
+}
+
+fn exchange(address: &str, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let mut head = format!("{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n");
@@ -81,6 +91,7 @@ pub struct Node {
     pub cluster: String,
     arguments: Vec<String>,
     log: std::path::PathBuf,
+    wrapper: Vec<String>,
     child: Option<Child>,
 }
 
@@ -95,16 +106,32 @@ impl Node {
                 .into();
         arguments.extend(join.into_iter().flat_map(|member| ["--join".to_owned(), member.to_owned()]));
         arguments.extend(extra.iter().map(|argument| (*argument).to_owned()));
-        Node { http, cluster, arguments, log: directory.join(format!("{name}.log")), child: None }
+        Node {
+            http,
+            cluster,
+            arguments,
+            log: directory.join(format!("{}.log", name.replace('/', "-"))),
+            wrapper: Vec::new(),
+            child: None,
+        }
+    }
+
+    /// The same node, started by a command that ends in running its own arguments.
+    pub fn wrapped(mut self, wrapper: &[&str]) -> Node {
+        self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// A path in the directory that all nodes of a test share, as the running node's process sees it.
+    pub fn inside(&self, path: &str) -> std::path::PathBuf {
+        let process = self.child.as_ref().expect("the node runs").id();
+        let path = self.log.with_file_name(path);
+        format!("/proc/{process}/root{}", path.display()).into()
     }
 
     /// Starts it, and waits until it says that it serves.
     pub fn start(&mut self) {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
-        let offset = log.metadata().unwrap().len();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_hourmark"));
-        let child = command.args(&self.arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
-        self.child = Some(child.unwrap());
+        let offset = self.launch();
         eventually("the ready line", || {
             let log = std::fs::read_to_string(&self.log).unwrap();
             if let Some(status) = self.child.as_mut()?.try_wait().unwrap() {
@@ -112,6 +139,18 @@ impl Node {
             }
             log[usize::try_from(offset).unwrap()..].lines().any(|line| line.starts_with("ready node=")).then_some(())
         });
+    }
+
+    /// Starts its process; returns where its lines begin in the log.
+    pub fn launch(&mut self) -> u64 {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(&self.log).unwrap();
+        let offset = log.metadata().unwrap().len();
+        let binary = env!("CARGO_BIN_EXE_hourmark").to_owned();
+        let words: Vec<&String> = self.wrapper.iter().chain([&binary]).chain(&self.arguments).collect();
+        let mut command = Command::new(words[0]);
+        let child = command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
+        self.child = Some(child.unwrap());
+        offset
     }
 
     /// Sends a signal and waits for the end.

@@ -49,7 +49,8 @@ use state::{Bounds, Room, State};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
 
 /// A vote takes at most this many bytes.
@@ -91,6 +92,15 @@ pub enum Space {
     Low,
     /// A record of the largest size may not fit any more: refuse entries before Raft sees them.
     Full,
+}
+
+/// What the log has cost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Batches that were written and synced.
+    pub syncs: u64,
+    /// Time that took.
+    pub sync_time: Duration,
 }
 
 /// What keeps the log from shrinking.
@@ -139,6 +149,7 @@ struct Shared {
     room: Notify,
     /// How many of the log's tasks run.
     running: watch::Sender<usize>,
+    activity: Mutex<Activity>,
 }
 
 /// Counts a task as running until it is dropped.
@@ -189,6 +200,7 @@ impl Log {
             chores: Notify::new(),
             room: Notify::new(),
             running: watch::channel(2).0,
+            activity: Mutex::default(),
         });
         let running = Running(Arc::clone(&shared));
         environment.tasks.spawn("log writer", async move { writer::run(&running.0).await });
@@ -236,6 +248,11 @@ impl Log {
     /// What keeps the log from shrinking.
     pub fn pressure(&self) -> Pressure {
         self.shared.lock().pressure()
+    }
+
+    /// What writing has cost since the log was opened.
+    pub fn activity(&self) -> Activity {
+        *self.shared.activity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes and syncs all that waits and marks it as synced. Every later call fails, but for reads.
@@ -378,6 +395,12 @@ impl GroupLog {
 }
 
 impl Shared {
+    fn note_activity(&self, sync_time: Duration) {
+        let mut activity = self.activity.lock().unwrap_or_else(PoisonError::into_inner);
+        activity.syncs += 1;
+        activity.sync_time += sync_time;
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }

@@ -7,6 +7,7 @@
 use super::Shared;
 use super::state::Queued;
 use std::io;
+use tokio::time::Instant;
 
 /// Runs until the log is closed or fails.
 pub(super) async fn run(shared: &Shared) {
@@ -46,6 +47,7 @@ async fn rest(shared: &Shared) {
 }
 
 async fn write(shared: &Shared, batch: Vec<Queued>, synced: u64) {
+    let begin = Instant::now();
     let (batch, written) = shared
         .environment
         .tasks
@@ -54,6 +56,7 @@ async fn write(shared: &Shared, batch: Vec<Queued>, synced: u64) {
             (batch, written)
         })
         .await;
+    shared.note_activity(begin.elapsed());
     let lsn = batch.last().expect("a batch has a record").header.lsn;
     let payload_bytes = batch.iter().map(|queued| queued.payload.len()).sum();
     // Lets go of the segments before one of them may be recycled.

@@ -1,5 +1,6 @@
 //! What can be proposed to the metadata group.
 
+use super::state::Standing;
 use crate::{ClusterId, NodeId, PartitionId};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -46,6 +47,15 @@ pub enum Command {
         base: u64,
         /// All partitions.
         placement: BTreeMap<PartitionId, Vec<NodeId>>,
+    },
+    /// A node is to hold nothing, or something again. Without effect where it stands otherwise by now.
+    SetStanding {
+        /// Which one.
+        id: NodeId,
+        /// How it stands.
+        from: Standing,
+        /// How it shall stand; nobody leaves by this.
+        to: Standing,
     },
 }
 

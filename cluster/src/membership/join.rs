@@ -7,7 +7,7 @@
 use super::command::{Command, NodeAddress, Outcome};
 use crate::environment::Environment;
 use crate::transport::{CallError, Request, call_stranger};
-use crate::{ClusterId, GroupId, NodeId, message, raft};
+use crate::{ClusterId, GroupId, Host, NodeId, message, raft};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -84,6 +84,7 @@ pub async fn enter(
     addresses: &[String],
     entry: u128,
     node: NodeAddress,
+    host: &dyn Host,
 ) -> Result<(ClusterId, NodeId), String> {
     let question = Ask::Enter { entry, node };
     let mut wait = RETRY_MIN;
@@ -94,8 +95,14 @@ pub async fn enter(
                 Ok((cluster, Answer::Refused)) => {
                     return Err(format!("cluster {cluster} at {address} does not let this node in"));
                 }
-                Ok(_) => tracing::warn!(%address, "the cluster cannot let this node in yet; asking again"),
-                Err(error) => tracing::warn!(%address, %error, "no answer from the member to join; asking again"),
+                Ok(_) => {
+                    host.starting(&format!("the cluster of {address} cannot let this node in yet"));
+                    tracing::warn!(%address, "the cluster cannot let this node in yet; asking again");
+                }
+                Err(error) => {
+                    host.starting(&format!("no answer from {address}, a member to join: {error}"));
+                    tracing::warn!(%address, %error, "no answer from the member to join; asking again");
+                }
             }
         }
         sleep(wait).await;

@@ -180,6 +180,7 @@ impl SnapshotChunks for Chunks {
 mod tests {
     use super::*;
     use crate::membership::command::NodeAddress;
+    use crate::membership::state::Standing;
     use crate::{ClusterId, Offset, PartitionId, Term};
     use std::collections::BTreeMap;
 
@@ -201,6 +202,7 @@ mod tests {
             ("add-node", Command::AddNode { entry: 300, node: address("b") }),
             ("update-node", Command::UpdateNode { id: NodeId(2), node: address("c") }),
             ("place", Command::Place { base: 1, placement }),
+            ("set-standing", Command::SetStanding { id: NodeId(2), from: Standing::Active, to: Standing::Draining }),
             ("remove-node", Command::RemoveNode { id: NodeId(1) }),
         ]
     }

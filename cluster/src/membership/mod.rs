@@ -7,6 +7,7 @@
 //! - [`join`]: how a node enters.
 //! - [`placement`]: which nodes should hold which partitions, and who should lead, pure.
 //! - [`reconcile`]: the next step of a group's members towards what is wanted, pure.
+//! - [`silence`]: how long nodes have been silent, pure.
 //! - [`steward`]: the leader of the metadata group brings all this about.
 
 pub mod command;
@@ -16,5 +17,6 @@ pub mod join;
 pub mod machine;
 pub mod placement;
 pub mod reconcile;
+pub mod silence;
 pub mod state;
 pub mod steward;

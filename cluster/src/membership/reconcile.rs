@@ -27,13 +27,16 @@ pub enum Step {
     SetVoters(BTreeSet<NodeId>),
     /// Let a learner go.
     RemoveLearner(NodeId),
+    /// Let a voter lead instead: this one is about to go.
+    HandOver(NodeId),
 }
 
 /// The next step for the leader of a group, or `None` if there is nothing (more) to do now.
 ///
 /// `is_alive`: whether a node has been heard of lately. Voters are added once they are caught up and alive; voters are
-/// removed only in the same step that leaves all wanted ones in, so a group never has fewer than it had or should have.
-pub fn next_step(view: &View, wanted: &Wanted, is_alive: impl Fn(NodeId) -> bool) -> Option<Step> {
+/// removed only in the same step that leaves all wanted ones in, so a group never has fewer than it had or should have. A
+/// leader that is not wanted hands over before it goes, so that the group is not without one until an election.
+pub fn next_step(own: NodeId, view: &View, wanted: &Wanted, is_alive: impl Fn(NodeId) -> bool) -> Option<Step> {
     if view.voters.len() > 1 {
         return Some(Step::Finish);
     }
@@ -48,7 +51,12 @@ pub fn next_step(view: &View, wanted: &Wanted, is_alive: impl Fn(NodeId) -> bool
     let next = if ready == wanted.voters { ready } else { voters.union(&ready).copied().collect() };
     // While some of the wanted are not ready, others join only up to the number wanted.
     if next != *voters && (next == wanted.voters || next.len() <= wanted.voters.len()) {
-        return Some(Step::SetVoters(next));
+        if next.contains(&own) {
+            return Some(Step::SetVoters(next));
+        }
+        let may_lead = |node: &&NodeId| is_alive(**node) && view.is_caught_up(**node, CAUGHT_UP_ENTRIES);
+        let successor = voters.intersection(&next).find(may_lead).copied();
+        return Some(successor.map_or(Step::SetVoters(next), Step::HandOver));
     }
     let is_wanted = |node: &&NodeId| wanted.voters.contains(node) || wanted.learners.contains(node);
     view.learners.iter().find(|node| !is_wanted(node)).map(|node| Step::RemoveLearner(*node))
@@ -80,7 +88,7 @@ mod tests {
     }
 
     fn step(view: &View, wanted: &Wanted) -> Option<Step> {
-        next_step(view, wanted, |_| true)
+        next_step(NodeId(1), view, wanted, |_| true)
     }
 
     #[test]
@@ -102,7 +110,7 @@ mod tests {
     #[test]
     fn a_dead_learner_does_not_vote_even_if_nothing_was_written_since() {
         let now = view(&[&[1]], &[2], &[(1, 1000), (2, 1000)]);
-        assert_eq!(next_step(&now, &wanted(&[1, 2]), |node| node != NodeId(2)), None);
+        assert_eq!(next_step(NodeId(1), &now, &wanted(&[1, 2]), |node| node != NodeId(2)), None);
     }
 
     #[test]
@@ -122,6 +130,18 @@ mod tests {
         assert_eq!(step(&behind, &wanted(&[1, 2, 4])), None);
         let ready = view(&[&[1, 2, 3]], &[4], &[(4, 1000)]);
         assert_eq!(step(&ready, &wanted(&[1, 2, 4])), Some(Step::SetVoters(set(&[1, 2, 4]))));
+    }
+
+    #[test]
+    fn a_leader_that_is_not_wanted_hands_over_first() {
+        let now = view(&[&[1, 2, 3]], &[], &[(1, 1000), (2, 1000), (3, 1000)]);
+        assert_eq!(step(&now, &wanted(&[2, 3])), Some(Step::HandOver(NodeId(2))));
+        assert_eq!(
+            next_step(NodeId(1), &now, &wanted(&[2, 3]), |node| node == NodeId(3)),
+            Some(Step::HandOver(NodeId(3)))
+        );
+        let alone = view(&[&[1]], &[2], &[(1, 1000), (2, 1000)]);
+        assert_eq!(step(&alone, &wanted(&[2])), Some(Step::SetVoters(set(&[2]))));
     }
 
     #[test]

@@ -47,8 +47,22 @@ pub struct Node {
     pub address: NodeAddress,
     /// The number it entered under; 0 for the first.
     pub entry: u128,
+    /// Whether it belongs, and whether it should hold anything.
+    pub standing: Standing,
+}
+
+/// How a node stands to its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It takes its share.
+    Active,
+    /// It has been silent for so long that its share went to others; it takes one again when it returns.
+    Away,
+    /// An operator wants its share to go to others.
+    Draining,
     /// It has left for good.
-    pub has_left: bool,
+    Left,
 }
 
 impl State {
@@ -61,12 +75,13 @@ impl State {
             }
             Command::AddNode { entry, node } => self.add_node(entry, node),
             Command::UpdateNode { id, node } => match self.nodes.get_mut(&id) {
-                Some(known) if !known.has_left => {
+                Some(known) if known.standing != Standing::Left => {
                     known.address = node;
                     Outcome::Done
                 }
                 _ => Outcome::Refused,
             },
+            Command::SetStanding { id, from, to } => self.set_standing(id, from, to),
             Command::RemoveNode { id } => self.remove_node(id),
             Command::Place { base, placement } => self.place(base, placement),
         }
@@ -74,12 +89,24 @@ impl State {
 
     /// The nodes that have not left.
     pub fn members(&self) -> BTreeSet<NodeId> {
-        self.nodes.iter().filter(|(_, node)| !node.has_left).map(|(id, _)| *id).collect()
+        self.nodes.iter().filter(|(_, node)| node.standing != Standing::Left).map(|(id, _)| *id).collect()
+    }
+
+    /// The nodes that should hold partitions: those that are active; all that have not left if none is.
+    pub fn takers(&self) -> BTreeSet<NodeId> {
+        let active = self.nodes.iter().filter(|(_, node)| node.standing == Standing::Active);
+        let active: BTreeSet<NodeId> = active.map(|(id, _)| *id).collect();
+        if active.is_empty() { self.members() } else { active }
+    }
+
+    /// How a node stands to the cluster; a stranger has left.
+    pub fn standing(&self, node: NodeId) -> Standing {
+        self.nodes.get(&node).map_or(Standing::Left, |node| node.standing)
     }
 
     /// The partitions that a node should hold: none once it has left, whatever the placement still says.
     pub fn placed_on(&self, node: NodeId) -> Vec<PartitionId> {
-        let is_member = self.nodes.get(&node).is_some_and(|node| !node.has_left);
+        let is_member = self.standing(node) != Standing::Left;
         let placed = self.placement.iter().filter(|(_, nodes)| is_member && nodes.contains(&node));
         placed.map(|(partition, _)| *partition).collect()
     }
@@ -93,7 +120,7 @@ impl State {
         }
         let first = NodeId(1);
         self.cluster = Some(info);
-        self.nodes.insert(first, Node { address: node, entry: 0, has_left: false });
+        self.nodes.insert(first, Node { address: node, entry: 0, standing: Standing::Active });
         self.slots = (0..SLOTS).map(|slot| PartitionId((slot % usize::from(partitions)) as u16)).collect();
         self.placement = (0..partitions).map(|partition| (PartitionId(partition), vec![first])).collect();
         self.placement_version = 1;
@@ -105,7 +132,7 @@ impl State {
             return Outcome::Refused;
         }
         if let Some((id, known)) = self.nodes.iter_mut().find(|(_, node)| node.entry == entry) {
-            if known.has_left {
+            if known.standing == Standing::Left {
                 return Outcome::Refused;
             }
             known.address = address;
@@ -113,7 +140,7 @@ impl State {
         }
         let last = self.nodes.last_key_value().map_or(0, |(id, _)| id.0);
         let id = NodeId(last + 1);
-        self.nodes.insert(id, Node { address, entry, has_left: false });
+        self.nodes.insert(id, Node { address, entry, standing: Standing::Active });
         Outcome::Node(id)
     }
 
@@ -121,7 +148,20 @@ impl State {
         let is_last = self.members() == BTreeSet::from([id]);
         match self.nodes.get_mut(&id) {
             Some(node) if !is_last => {
-                node.has_left = true;
+                node.standing = Standing::Left;
+                Outcome::Done
+            }
+            _ => Outcome::Refused,
+        }
+    }
+
+    fn set_standing(&mut self, id: NodeId, from: Standing, to: Standing) -> Outcome {
+        let is_last = self.takers() == BTreeSet::from([id]) && to != Standing::Active;
+        let is_for_good = from == Standing::Left || to == Standing::Left;
+        match self.nodes.get_mut(&id) {
+            Some(node) if !is_for_good && node.standing == to => Outcome::Done,
+            Some(node) if !is_for_good && node.standing == from && !is_last => {
+                node.standing = to;
                 Outcome::Done
             }
             _ => Outcome::Refused,
@@ -210,6 +250,31 @@ mod tests {
         assert_eq!(state.apply(Command::AddNode { entry: 6, node: address("c") }), Outcome::Node(NodeId(3)));
         assert_eq!(state.apply(Command::AddNode { entry: 5, node: address("b") }), Outcome::Refused);
         assert_eq!(state.apply(Command::UpdateNode { id: NodeId(2), node: address("b") }), Outcome::Refused);
+    }
+
+    #[test]
+    fn a_node_that_drains_or_is_away_takes_nothing_and_stays_a_member() {
+        let mut state = created();
+        state.apply(Command::AddNode { entry: 5, node: address("b") });
+        let set = |id, from, to| Command::SetStanding { id: NodeId(id), from, to };
+        assert_eq!(state.apply(set(1, Standing::Active, Standing::Draining)), Outcome::Done);
+        assert_eq!((state.takers(), state.members().len()), (BTreeSet::from([NodeId(2)]), 2));
+        // What was decided meanwhile is not overruled, and somebody has to hold the partitions.
+        assert_eq!(state.apply(set(1, Standing::Away, Standing::Active)), Outcome::Refused);
+        assert_eq!(state.apply(set(2, Standing::Active, Standing::Away)), Outcome::Refused);
+        assert_eq!(state.apply(set(1, Standing::Draining, Standing::Active)), Outcome::Done);
+        assert_eq!(state.takers().len(), 2);
+    }
+
+    #[test]
+    fn nobody_leaves_or_returns_by_standing() {
+        let mut state = created();
+        state.apply(Command::AddNode { entry: 5, node: address("b") });
+        let set = |from, to| Command::SetStanding { id: NodeId(2), from, to };
+        assert_eq!(state.apply(set(Standing::Active, Standing::Left)), Outcome::Refused);
+        state.apply(Command::RemoveNode { id: NodeId(2) });
+        assert_eq!(state.apply(set(Standing::Left, Standing::Active)), Outcome::Refused);
+        assert_eq!(state.standing(NodeId(2)), Standing::Left);
     }
 
     #[test]

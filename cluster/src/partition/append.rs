@@ -1,6 +1,7 @@
 //! Appending at the leader: bounded in size and in bytes under way, refused early when the disk is full.
 
 use super::{CREDIT_BYTES, Replica};
+use crate::log::Space;
 use crate::raft::{WriteError, Written};
 use crate::{NodeId, Offset, Term};
 use bytes::Bytes;
@@ -23,8 +24,7 @@ pub struct Appended {
 /// Why an append has no answer. Unless stated otherwise it is unknown whether the entry is, or will be, in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// No leader could be reached, or leadership was lost while the entry was under way; for [`Replica::propose`] also:
-    /// this node does not lead in that term. Try again with the same bytes.
+    /// No leader could be reached, or leadership was lost while the entry was under way. Try again with the same bytes.
     #[error("no leader took the append")]
     Unavailable,
     /// The deadline passed first. Try again with the same bytes.
@@ -33,6 +33,12 @@ pub enum AppendError {
     /// The payload exceeds the limit; nothing was appended.
     #[error("the payload exceeds the limit of an append")]
     TooLarge,
+    /// This node does not lead, or not in the term that [`Replica::propose`] was given; nothing was appended.
+    #[error("this node does not lead the partition")]
+    NotLeading,
+    /// The leader's state machine does not admit the payload, see [`crate::StateMachine::admits`]; nothing was appended.
+    #[error("the leader does not admit the payload")]
+    NotAdmitted,
     /// The leader's disk is full; nothing was appended. Reads go on; try again when there is space.
     #[error("the leader's disk is full")]
     DiskFull,
@@ -50,11 +56,11 @@ pub(crate) enum Refusal {
 impl Replica {
     /// Appends as the leader of `term`, and not otherwise: for whoever acts on behalf of a leadership.
     ///
-    /// # Errors
-    /// [`AppendError::Unavailable`] also where this node does not, or no longer, lead in that term.
+    /// Is refused for want of space only when the next entry may not fit: what a leadership proposes is what lets the log
+    /// shrink again.
     pub async fn propose(&self, term: Term, payload: Bytes, deadline: Instant) -> Result<Appended, AppendError> {
         self.append_here(Some(term), payload, deadline).await.map_err(|refusal| match refusal {
-            Refusal::NotLeader(_) => AppendError::Unavailable,
+            Refusal::NotLeader(_) => AppendError::NotLeading,
             Refusal::Failed(error) => error,
         })
     }
@@ -71,8 +77,15 @@ impl Replica {
         if payload.len() > context.payload_bytes_max() {
             return Err(Refusal::Failed(AppendError::TooLarge));
         }
+        if !self.inner.machine.admits(&payload) {
+            return Err(Refusal::Failed(AppendError::NotAdmitted));
+        }
         loop {
-            if !context.log.accepts_appends() {
+            let has_room = match term {
+                Some(_) => context.log.space() != Space::Full,
+                None => context.log.accepts_appends(),
+            };
+            if !has_room {
                 return Err(Refusal::Failed(AppendError::DiskFull));
             }
             match self.submit(term, payload.clone(), deadline).await? {
@@ -99,7 +112,7 @@ impl Replica {
         payload: Bytes,
         deadline: Instant,
     ) -> Result<Result<Written, WriteError>, Refusal> {
-        let units = u32::try_from(payload.len() / CREDIT_BYTES + 1).expect("a payload has at most 8 MiB");
+        let units = u32::try_from(payload.len() / CREDIT_BYTES + 1).expect("a payload has at most 13 MiB");
         let credit = timeout_at(deadline, self.inner.credit.clone().acquire_many_owned(units)).await;
         let credit = credit.map_err(|_| Refusal::Failed(AppendError::Deadline))?;
         let credit = credit.expect("the semaphore is never closed");

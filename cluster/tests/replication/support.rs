@@ -167,6 +167,7 @@ pub struct Node {
     runtime: Option<tokio::runtime::Runtime>,
     pub cluster: Cluster,
     pub toys: Arc<Toys>,
+    pub tasks: Tasks,
 }
 
 /// A directory and an address, on which a node can be started again and again.
@@ -206,6 +207,7 @@ impl Place {
             entropy: Arc::new(SystemEntropy),
             tasks: Tasks::new(Arc::new(ThreadPool)),
         };
+        let tasks = environment.tasks.clone();
         let toys = Arc::new(Toys { directory: self.store_path(), machines: Mutex::default() });
         let mut config = Config {
             node_name: format!("node at {}", self.address),
@@ -218,7 +220,7 @@ impl Place {
         config.log.segment_bytes = 1 << 20;
         (self.configure)(&mut config);
         let started = runtime.block_on(Cluster::start(environment, config, toys.clone()));
-        started.map(|cluster| Node { runtime: Some(runtime), cluster, toys })
+        started.map(|cluster| Node { runtime: Some(runtime), cluster, toys, tasks })
     }
 }
 

@@ -8,7 +8,7 @@ mod banner;
 mod child;
 mod directory;
 
-use super::cluster_view::ClusterView;
+use super::cluster_view;
 use super::failure::{Exit, Failure, Outcome};
 use super::output;
 use super::signals::Signals;
@@ -157,11 +157,11 @@ impl Dev {
         let mut explain_at = Instant::now() + EXPLAIN_INTERVAL;
         loop {
             let view = tokio::select! {
-                view = ClusterView::ask(&self.client, Duration::from_secs(2)) => view,
+                view = cluster_view::ask(&self.client, Duration::from_secs(2)) => view,
                 event = next_event(&mut self.signals, &self.children) => return self.early_end(event),
             };
             let missing = match view {
-                Ok(view) => match view.missing(self.children.len()) {
+                Ok(view) => match cluster_view::missing(&view, self.children.len()) {
                     None => return Ok(true),
                     Some(missing) => missing,
                 },

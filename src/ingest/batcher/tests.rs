@@ -1,7 +1,7 @@
 //! Entries under faults: what counts, how often, and who is told what.
 
 use super::*;
-use crate::domain::{EventTime, Identity, ProducerId, ResponseTime, Sequence};
+use crate::domain::{EventTime, Identity, ProducerId, ResponseTime, Sequence, TimeLimits};
 use crate::format::BatchBuilder;
 use crate::ingest::testing::{FakeLog, Fault, NOON_MS, environment, permit};
 use crate::metrics::Metrics;
@@ -59,7 +59,10 @@ fn large_part(events: u32) -> Part {
 
 fn identified(sequence: u64, body_hash: u64) -> Part {
     let producer = ProducerId::new("p").unwrap();
-    Part { identity: Some(Identity { producer, sequence: Sequence(sequence), body_hash }), ..part(sequence) }
+    Part {
+        identity: Some(Identity { producer, sequence: Sequence(sequence), body_hash, limits: TimeLimits::NONE }),
+        ..part(sequence)
+    }
 }
 
 const FIRST: Result<Outcome, AppendError> = Ok(Outcome { verdict: Verdict::Accepted, offset: 10 });
@@ -167,7 +170,12 @@ async fn each_part_gets_its_own_verdict() {
     bench.log.partition(0, |partition| partition.sequences_from = 3);
     assert_eq!(bench.send(identified(5, 1), 10).await, FIRST);
     let outcomes = bench.send_all(vec![identified(5, 1), identified(5, 2), identified(2, 1), identified(6, 1)]).await;
-    let verdicts = [Verdict::Duplicate { offset: 10 }, Verdict::Reused, Verdict::Expired, Verdict::Accepted];
+    let verdicts = [
+        Verdict::Duplicate { offset: 10, limits: TimeLimits::NONE },
+        Verdict::Reused,
+        Verdict::Expired,
+        Verdict::Accepted,
+    ];
     let offsets = [10, 11, 11, 11];
     let expected = verdicts.into_iter().zip(offsets).map(|(verdict, offset)| Ok(Outcome { verdict, offset }));
     assert_eq!(outcomes, expected.collect::<Vec<_>>());

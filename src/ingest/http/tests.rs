@@ -263,3 +263,18 @@ async fn the_description_names_the_path_and_its_answers() {
     }
     assert!(api["components"]["schemas"]["ReceiptAnswer"]["properties"]["token"].is_object());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_and_a_wrong_clock_are_told_at_once_with_what_to_do() {
+    for (fault, code) in [(Fault::DiskFull, "disk_full"), (Fault::ClockSkew, "clock_skew")] {
+        let site = Site::new();
+        site.fail(fault);
+        let begin = tokio::time::Instant::now();
+        let seen = site.post_lines(GOOD).await;
+        assert_eq!(seen.refusal(), (503, code.to_owned()));
+        assert!(seen.headers.contains_key(header::RETRY_AFTER));
+        assert!(seen.json()["detail"].as_str().unwrap().contains("is safe"));
+        assert_eq!(begin.elapsed(), Duration::ZERO);
+        assert_eq!(site.metrics.clock_skew.get(), u64::from(code == "clock_skew"));
+    }
+}

@@ -18,9 +18,21 @@ impl Site {
     }
 
     fn with(settings: Settings) -> Site {
-        let log = Arc::new(FakeLog::default());
+        Site::of(Arc::default(), settings)
+    }
+
+    /// A site with a limit to the future, by its setting or, all the same, by its clock.
+    fn ahead(log: &Arc<FakeLog>, minutes: u64) -> Site {
+        let future_max = Some(Duration::from_secs(60 * minutes));
+        Site::of(log.clone(), Settings { future_max, ..Settings::default() })
+    }
+
+    fn of(log: Arc<FakeLog>, settings: Settings) -> Site {
         let metrics = Metrics::new().ingest;
-        let intake = Intake::new(&environment(), log.clone(), settings, metrics.clone());
+        let environment = environment();
+        // Sites that share a log are different edges.
+        (0..log.appends()).for_each(|_| _ = environment.entropy.next_u64());
+        let intake = Intake::new(&environment, log.clone(), settings, metrics.clone());
         Site { log, intake, metrics }
     }
 
@@ -129,6 +141,46 @@ async fn a_second_attempt_fills_in_what_the_first_one_missed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_repeat_is_read_with_the_time_limits_of_the_first() {
+    let early: String = (0..50).map(|app| line(&format!("app-{app}"), NOON_MS + 1_800_000)).collect();
+    let body = format!("{}{early}x\n", lines(50));
+    for (first, second, accepted) in [(10, 60, 50), (60, 10, 100)] {
+        let log = Arc::default();
+        let first = Site::ahead(&log, first).send_as(&body, Some(("p", 1))).await.unwrap();
+        assert_eq!((first.accepted, first.duplicate, first.rejections.count), (accepted, 0, 101 - accepted));
+        let again = Site::ahead(&log, second).send_as(&body, Some(("p", 1))).await.unwrap();
+        assert_eq!(again, Receipt { accepted: 0, duplicate: accepted, ..first });
+        assert_eq!(log.events().len() as u64, accepted);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_first_attempt_missed_is_filled_in_with_its_time_limits() {
+    let log = Arc::new(FakeLog::default());
+    let producer = producer_at(0);
+    let early: String = (0..50).map(|app| line(&format!("early-{app}"), NOON_MS + 1_800_000)).collect();
+    let body = format!("{}{early}", lines(50));
+    log.partition(3, |partition| partition.faults.extend([Fault::Refused; 1000]));
+    let first = Site::ahead(&log, 10).send_as(&body, Some((&producer, 1))).await;
+    assert!(matches!(first, Err(Error::Append(_))));
+    log.partition(3, |partition| partition.faults.clear());
+    let again = Site::ahead(&log, 60).send_as(&body, Some((&producer, 1))).await.unwrap();
+    assert_eq!((again.accepted + again.duplicate, again.rejections.count), (50, 50));
+    assert_eq!(log.events().len(), 50);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_came_too_early_as_a_whole_stays_refused() {
+    let log = Arc::new(FakeLog::default());
+    let body = line("a", NOON_MS + 1_800_000);
+    let first = Site::ahead(&log, 10).send_as(&body, Some(("p", 1))).await.unwrap();
+    assert_eq!((first.accepted, first.rejections.count), (0, 1));
+    assert_eq!(Site::ahead(&log, 60).send_as(&body, Some(("p", 1))).await.unwrap(), first);
+    assert_eq!(Site::ahead(&log, 60).send_as(&body, Some(("p", 2))).await.unwrap().accepted, 1);
+    assert_eq!(log.events().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_of_the_home_partition_stop_the_request() {
     let site = Site::new();
     let producer = producer_at(1);
@@ -156,6 +208,18 @@ async fn without_a_majority_the_answer_comes_at_the_deadline() {
     let begin = Instant::now();
     assert!(matches!(site.send(&lines(10)).await, Err(Error::Append(AppendError::Unavailable(_)))));
     assert_eq!(begin.elapsed(), Settings::default().deadline);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_told_at_once() {
+    let site = Site::new();
+    site.log.partition(3, |partition| partition.faults.push_back(Fault::DiskFull));
+    let begin = Instant::now();
+    let refused = site.send_as(&lines(100), Some(("p", 1))).await;
+    assert!(matches!(refused, Err(Error::Append(AppendError::DiskFull))), "{refused:?}");
+    assert_eq!(begin.elapsed(), Duration::ZERO);
+    let again = site.send_as(&lines(100), Some(("p", 1))).await.unwrap();
+    assert_eq!((again.accepted + again.duplicate, site.log.events().len()), (100, 100));
 }
 
 #[tokio::test(start_paused = true)]

@@ -19,7 +19,7 @@ pub(super) fn event<'a>(line: &'a [u8], limits: &TimeLimits) -> Result<Event<'a>
     let timestamp = fields.timestamp.ok_or(Reason::MissingField(Field::Timestamp))?;
     let response_time = fields.response_time.ok_or(Reason::MissingField(Field::ResponseTime))?;
     let app_id = string(app_id).filter(|app_id| AppId::check(app_id).is_ok()).ok_or(Reason::BadAppId)?;
-    let time = limits.check(time_ms(timestamp)?)?;
+    let time = super::check_time(limits, time_ms(timestamp)?)?;
     let response_time = ResponseTime(nanoseconds(response_time)?);
     Ok(Event { app_id, time, response_time })
 }

@@ -12,7 +12,7 @@ mod timestamp;
 mod usual;
 
 use super::Reason;
-use crate::domain::{EventTime, ResponseTime};
+use crate::domain::{EventTime, ResponseTime, TimeLimits};
 use std::borrow::Cow;
 use std::io::BufRead;
 
@@ -30,27 +30,13 @@ pub struct Event<'a> {
     pub response_time: ResponseTime,
 }
 
-/// Which event times are taken, inclusive, besides the fixed years 1970 to 2261.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TimeLimits {
-    /// Older events are `timestamp_out_of_range`.
-    pub earliest: EventTime,
-    /// Newer events are `timestamp_in_future`.
-    pub latest: EventTime,
-}
-
-impl TimeLimits {
-    /// Everything that the fixed years allow.
-    pub const NONE: TimeLimits = TimeLimits { earliest: EventTime(0), latest: EventTime(u64::MAX) };
-
-    fn check(&self, time_ms: u64) -> Result<EventTime, Reason> {
-        if time_ms < self.earliest.0 {
-            Err(Reason::TimestampOutOfRange)
-        } else if time_ms > self.latest.0 {
-            Err(Reason::TimestampInFuture)
-        } else {
-            Ok(EventTime(time_ms))
-        }
+fn check_time(limits: &TimeLimits, time_ms: u64) -> Result<EventTime, Reason> {
+    if time_ms < limits.earliest.0 {
+        Err(Reason::TimestampOutOfRange)
+    } else if time_ms > limits.latest.0 {
+        Err(Reason::TimestampInFuture)
+    } else {
+        Ok(EventTime(time_ms))
     }
 }
 
@@ -91,7 +77,7 @@ impl Parser {
     /// The event at the start of `text` if it is a usual one that keeps all rules, and what follows it and its spaces.
     fn usual<'a>(&mut self, text: &'a [u8]) -> Option<(Event<'a>, &'a [u8])> {
         let (fields, rest) = usual::event(text, &mut self.minute)?;
-        let time = self.limits.check(fields.time_ms).ok()?;
+        let time = check_time(&self.limits, fields.time_ms).ok()?;
         let is_short = text.len() - rest.len() <= LINE_BYTES_MAX;
         let event =
             Event { app_id: Cow::Borrowed(fields.app_id), time, response_time: ResponseTime(fields.nanoseconds) };

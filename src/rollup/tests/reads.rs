@@ -275,3 +275,12 @@ async fn sled_serves_reads_and_snapshots_while_it_is_written() {
     assert_eq!(state.durable().position.map(|at| at.offset), digest.consumed);
     assert_eq!(state.verify().await.unwrap(), digest);
 }
+
+#[test]
+fn an_entry_from_a_clock_far_ahead_is_not_admitted() {
+    let replica = Replica::new(&Limits::default());
+    let now_ms = replica.state.shared.environment.clock.now_ms();
+    let admits = |stamp_ms| replica.state.admits(&events(1, 1, stamp_ms, &[]).encode());
+    assert!(admits(0) && admits(now_ms + 600_000));
+    assert!(!admits(now_ms + 600_001) && !admits(u64::MAX));
+}

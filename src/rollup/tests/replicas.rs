@@ -86,7 +86,9 @@ impl PlainIdentities {
                     self.producers.insert(key, (identity.body_hash, offset));
                     Verdict::Accepted
                 }
-                Some((hash, first)) if *hash == identity.body_hash => Verdict::Duplicate { offset: *first },
+                Some((hash, first)) if *hash == identity.body_hash => {
+                    Verdict::Duplicate { offset: *first, limits: identity.limits }
+                }
                 Some(_) => Verdict::Reused,
             }
         };

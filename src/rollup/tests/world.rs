@@ -2,7 +2,7 @@
 
 use super::disk::{Crash, MemoryDisk};
 use crate::domain::{
-    AppId, EventTime, Hour, Identity, ProducerId, ResponseTime, Rollup, Sequence, SketchConfig, Verdicts,
+    AppId, EventTime, Hour, Identity, ProducerId, ResponseTime, Rollup, Sequence, SketchConfig, TimeLimits, Verdicts,
 };
 use crate::format::{Batch, BatchBuilder, Checkpoint, Entry, EventsEntry, Part, Quarantined, Tally};
 use crate::rollup::CheckpointAnswer;
@@ -85,6 +85,7 @@ pub fn events(edge: u128, edge_sequence: u64, stamp_ms: u64, parts: &[PlainPart]
             producer: ProducerId::new(&format!("producer {producer}")).unwrap(),
             sequence: Sequence(sequence),
             body_hash,
+            limits: TimeLimits::NONE,
         });
         let count = u32::try_from(events.len()).unwrap();
         Part { identity, events: count, batch: if count == 0 { Bytes::new() } else { batch.finish() } }
