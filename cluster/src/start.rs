@@ -26,6 +26,9 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long one attempt to decide something may take.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// When a disk that was full is tried again.
+const ROOM_RETRY: Duration = Duration::from_secs(1);
+
 /// How often a node that waits says so.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -234,11 +237,20 @@ async fn decide(node: &Arc<Node>, command: &Command) -> Outcome {
     }
 }
 
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Writes the metadata down whenever it has changed.
 async fn persist(node: Arc<Node>, replica: Replica) {
     loop {
         match node.machine.persist_next().await {
             Ok(()) => replica.durable_moved(),
+            Err(error) if is_full(&error) => {
+                // Nothing is lost: the log keeps what the file does not hold.
+                tracing::warn!(%error, "the metadata was not written down: the disk is full; it is tried again");
+                sleep(ROOM_RETRY).await;
+            }
             Err(error) => return node.environment().tasks.fail(format!("writing the metadata failed: {error}")),
         }
     }

@@ -9,12 +9,15 @@ use crate::kernel::time;
 use crate::timeline;
 use crate::trace;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::rc::Rc;
 use tracing::field::{Field, Visit};
 use tracing::subscriber::{DefaultGuard, Interest};
 use tracing::{Event, Level, Metadata, Subscriber, span};
+
+/// Folding one entry panics so often at most: one more, and the product would set the entry aside.
+const PANICS_MAX: u32 = 2;
 
 thread_local! {
     static OBSERVER: RefCell<Observer> = RefCell::new(Observer::default());
@@ -26,6 +29,8 @@ struct Observer {
     watch: Option<Rc<RefCell<Watch>>>,
     panics_left: u64,
     poisons_left: u64,
+    /// How often folding an entry that is no poison has panicked.
+    panics: BTreeMap<(u64, u64), u32>,
     /// Entries that make every aggregator panic that folds them: offset and checksum.
     poisoned: BTreeSet<(u64, u64)>,
 }
@@ -130,11 +135,16 @@ fn must_panic(message: &Message) -> bool {
             observer.poisons_left -= 1;
             observer.poisoned.insert(entry);
         }
-        if observer.panics_left > 0 {
-            observer.panics_left -= 1;
+        if observer.poisoned.contains(&entry) {
             return true;
         }
-        observer.poisoned.contains(&entry)
+        let panics = observer.panics.entry(entry).or_default();
+        if observer.panics_left == 0 || *panics == PANICS_MAX {
+            return false;
+        }
+        *panics += 1;
+        observer.panics_left -= 1;
+        true
     })
 }
 

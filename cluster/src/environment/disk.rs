@@ -44,6 +44,10 @@ pub trait File: Send + Sync + 'static {
     /// Makes all that was written durable (data, and the length if it changed). After an error, what was written may be
     /// gone although it can still be read: never try again.
     fn sync(&self) -> io::Result<()>;
+    /// Lets later reads see what is on the disk, and not what is left in memory of writes whose sync failed in an earlier
+    /// process: such pages look clean, are never written, and are gone after a power cut. What can still be written is
+    /// written first. For recovery, before anything that is read is believed.
+    fn reread(&self) -> io::Result<()>;
 }
 
 /// How much of the disk a node takes.
@@ -171,6 +175,18 @@ impl File for std::fs::File {
     }
 
     fn sync(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    #[cfg(target_os = "linux")]
+    fn reread(&self) -> io::Result<()> {
+        self.sync_data()?;
+        rustix::fs::fadvise(self, 0, None, rustix::fs::Advice::DontNeed)?;
+        Ok(())
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn reread(&self) -> io::Result<()> {
         self.sync_data()
     }
 }

@@ -104,6 +104,7 @@ impl Segment {
             move |source| Error::Io { action, path, source }
         };
         let file = disk.open(&path).map_err(failed("open log segment"))?;
+        file.reread().map_err(failed("read again log segment"))?;
         let length = file.len().map_err(failed("read the size of log segment"))?;
         let mut header = [0; FIRST_RECORD as usize];
         let read = file.read_at(&mut header, 0);

@@ -89,7 +89,12 @@ impl Machine {
             self.changed.notified().await;
             let stored = self.stored();
             if let Some(stored) = stored.filter(|stored| self.held().durable != durable_of(stored)) {
-                return self.persist(&stored).await;
+                let persisted = self.persist(&stored).await;
+                if persisted.is_err() {
+                    // Whoever tries again finds it still to be done.
+                    self.changed.notify_one();
+                }
+                return persisted;
             }
         }
     }

@@ -357,6 +357,12 @@ impl File for SimulatedFile {
         machine.perform(Operation::Sync(self.file));
         Ok(())
     }
+
+    fn reread(&self) -> io::Result<()> {
+        self.sync()?;
+        self.disk.alive()?.volume.forget_lost(self.file);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -345,6 +345,9 @@ impl Network {
 
     fn send(&mut self, connection: u64, side: usize, segment: Segment) {
         let ends = self.connections[&connection].ends;
+        if self.presences[ends[side].machine].life != ends[side].life {
+            return; // A process without power says nothing.
+        }
         let bytes = match &segment {
             Segment::Data(bytes) => bytes.len(),
             Segment::End => 0,

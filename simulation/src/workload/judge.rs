@@ -46,7 +46,7 @@ async fn judge(actor: &Actor) -> Result<(), Violation> {
     shared.acked_events.set(ledger.acked_events);
     for host in &hosts {
         let missing = counted_once(&actor.client, host, &ledger, shared.may_miss).await?;
-        conserved(&actor.client, host, missing).await?;
+        conserved(&actor.client, &hosts, host, missing).await?;
         trace::line(format_args!("{host} answers exactly what was acked"));
     }
     Ok(())

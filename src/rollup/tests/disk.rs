@@ -177,4 +177,8 @@ impl File for MemoryFile {
         content.synced = content.now.clone();
         Ok(())
     }
+
+    fn reread(&self) -> io::Result<()> {
+        self.sync()
+    }
 }
