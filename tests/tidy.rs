@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 /// An outside library, and the only places that may name it.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("openraft", &["cluster/src/raft/", "src/telemetry.rs"]),
-    ("turmoil", &["simulation/"]),
     ("ractor", &["src/aggregate/"]),
     ("sled::", &["src/rollup/"]),
     ("sketches_ddsketch", &["src/domain/sketch.rs"]),

@@ -77,7 +77,9 @@ pub async fn keep(node: Arc<Node>, mut opening: Opening) {
         }
         if has_left && leaving.is_empty() && opening.partitions.is_empty() {
             let (id, cluster) = (node.id(), node.cluster);
-            node.environment().tasks.fail(format!("node {id} was removed from cluster {cluster} and holds nothing any more"));
+            node.environment()
+                .tasks
+                .fail(format!("node {id} was removed from cluster {cluster} and holds nothing any more"));
             return;
         }
         let interval = node.config().report_interval;

@@ -35,7 +35,8 @@ impl Hour {
         let number = |name: &str| answer[name].as_f64().ok_or_else(|| strange(name));
         let whole = |name: &str| answer[name].as_u64().ok_or_else(|| strange(name));
         let quantiles = answer["quantiles"].as_array().ok_or_else(|| strange("quantiles"))?;
-        let quantiles = quantiles.iter().map(|quantile| Some((quantile["q"].as_f64()?, quantile["value_ms"].as_f64()?)));
+        let quantiles =
+            quantiles.iter().map(|quantile| Some((quantile["q"].as_f64()?, quantile["value_ms"].as_f64()?)));
         Ok(Hour {
             hour: answer["hour"].as_str().and_then(hour_of_text).ok_or_else(|| strange("hour"))?,
             count: whole("count")?,
@@ -68,7 +69,11 @@ pub fn hour_text(hour: u64) -> String {
 
 fn hour_of_text(text: &str) -> Option<u64> {
     let (day, hour) = (text.strip_prefix("2026-11-")?.get(..2)?, text.get(11..13)?);
-    Some(crate::schedule::MONTH_MS / 3_600_000 + (day.parse::<u64>().ok()?.checked_sub(1)?) * 24 + hour.parse::<u64>().ok()?)
+    Some(
+        crate::schedule::MONTH_MS / 3_600_000
+            + (day.parse::<u64>().ok()?.checked_sub(1)?) * 24
+            + hour.parse::<u64>().ok()?,
+    )
 }
 
 #[cfg(test)]

@@ -65,7 +65,11 @@ impl Client {
         let name = &self.name;
         match &answer {
             Ok(answer) => {
-                trace::line(format_args!("{name}: {method} {host}{path} {} {}", answer.status, shortened(&answer.body)));
+                trace::line(format_args!(
+                    "{name}: {method} {host}{path} {} {}",
+                    answer.status,
+                    shortened(&answer.body)
+                ));
             }
             Err(error) => trace::line(format_args!("{name}: {method} {host}{path} failed: {error}")),
         }

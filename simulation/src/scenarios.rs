@@ -23,31 +23,83 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "one node is split off and comes back, then all nodes lose power, one after the other or at once",
         plan: split_and_crash,
     },
-    Scenario { name: "leader-isolated", about: "leaders are cut off from everyone, one after the other", plan: leader_isolated },
-    Scenario { name: "one-way-split", about: "a leader is heard and hears nothing, then the other way round", plan: one_way_split },
-    Scenario { name: "flapping-link", about: "a leader's network comes and goes, faster and slower", plan: flapping_link },
+    Scenario {
+        name: "leader-isolated",
+        about: "leaders are cut off from everyone, one after the other",
+        plan: leader_isolated,
+    },
+    Scenario {
+        name: "one-way-split",
+        about: "a leader is heard and hears nothing, then the other way round",
+        plan: one_way_split,
+    },
+    Scenario {
+        name: "flapping-link",
+        about: "a leader's network comes and goes, faster and slower",
+        plan: flapping_link,
+    },
     Scenario { name: "bridge", about: "five nodes reach only one of them", plan: bridge },
-    Scenario { name: "slow-link", about: "a leader's messages take half a second and pass a drop at a time", plan: slow_link },
+    Scenario {
+        name: "slow-link",
+        about: "a leader's messages take half a second and pass a drop at a time",
+        plan: slow_link,
+    },
     Scenario { name: "lossy-network", about: "a fifth of all messages is lost and sent again", plan: lossy_network },
-    Scenario { name: "rolling-restart", about: "every node is stopped in order and started again, in turn", plan: rolling_restart },
-    Scenario { name: "rack-lost", about: "two of five nodes lose power at once and stay away for long", plan: rack_lost },
-    Scenario { name: "blackout", about: "all nodes lose power at once, again and again, on slow disks", plan: blackout },
+    Scenario {
+        name: "rolling-restart",
+        about: "every node is stopped in order and started again, in turn",
+        plan: rolling_restart,
+    },
+    Scenario {
+        name: "rack-lost",
+        about: "two of five nodes lose power at once and stay away for long",
+        plan: rack_lost,
+    },
+    Scenario {
+        name: "blackout",
+        about: "all nodes lose power at once, again and again, on slow disks",
+        plan: blackout,
+    },
     Scenario { name: "torn-tail", about: "the power goes within writes, syncs and renames", plan: torn_tail },
     Scenario { name: "restart-loop", about: "a node is killed whenever it has just started", plan: restart_loop },
-    Scenario { name: "pause-leader", about: "a leader stands still for seconds and goes on as if nothing had been", plan: pause_leader },
-    Scenario { name: "clock-jump", about: "wall clocks jump by hours, monotonic clocks run fast and slow", plan: clock_jump },
+    Scenario {
+        name: "pause-leader",
+        about: "a leader stands still for seconds and goes on as if nothing had been",
+        plan: pause_leader,
+    },
+    Scenario {
+        name: "clock-jump",
+        about: "wall clocks jump by hours, monotonic clocks run fast and slow",
+        plan: clock_jump,
+    },
     Scenario { name: "disk-full", about: "a leader's disk is full, then a follower's", plan: disk_full },
-    Scenario { name: "fsync-fails", about: "a sync fails: the node must stop, and nothing it promised may be lost", plan: fsync_fails },
+    Scenario {
+        name: "fsync-fails",
+        about: "a sync fails: the node must stop, and nothing it promised may be lost",
+        plan: fsync_fails,
+    },
     Scenario { name: "slow-disk", about: "a leader's disk takes seconds for everything", plan: slow_disk },
     Scenario { name: "bit-rot", about: "a bit turns over in a node's stored rollups while it is off", plan: bit_rot },
-    Scenario { name: "poison-entry", about: "an entry kills every aggregator that folds it, and is set aside", plan: poison_entry },
+    Scenario {
+        name: "poison-entry",
+        about: "an entry kills every aggregator that folds it, and is set aside",
+        plan: poison_entry,
+    },
     Scenario { name: "aggregator-panics", about: "aggregators panic again and again", plan: aggregator_panics },
-    Scenario { name: "late-flood", about: "most events are days late, across many hours, while leaders change", plan: late_flood },
+    Scenario {
+        name: "late-flood",
+        about: "most events are days late, across many hours, while leaders change",
+        plan: late_flood,
+    },
     Scenario { name: "day-border", about: "an hour and a day end while nodes are killed", plan: day_border },
     Scenario { name: "join-under-fire", about: "two nodes enter while leaders die", plan: join_under_fire },
     Scenario { name: "follower-away", about: "a node is away until only a snapshot helps it", plan: follower_away },
     Scenario { name: "lone-node", about: "a cluster of one node loses power again and again", plan: lone_node },
-    Scenario { name: "quiet-hours", about: "an hour and a half of little traffic and a power cut now and then", plan: quiet_hours },
+    Scenario {
+        name: "quiet-hours",
+        about: "an hour and a half of little traffic and a power cut now and then",
+        plan: quiet_hours,
+    },
 ];
 
 /// The scenario of a name.
@@ -99,9 +151,12 @@ fn one_way_split(seed: u64) -> Plan {
 
 fn flapping_link(seed: u64) -> Plan {
     let mut random = random(seed);
-    [100, 500, 1200, 3000].into_iter().enumerate().fold(Plan::new("flapping-link", seed, 60_000), |plan, (turn, every_ms)| {
-        plan.at(2000 + turn as u64 * 13_000, Fault::Flap { who: leader(&mut random), every_ms, ms: 10_000 })
-    })
+    [100, 500, 1200, 3000].into_iter().enumerate().fold(
+        Plan::new("flapping-link", seed, 60_000),
+        |plan, (turn, every_ms)| {
+            plan.at(2000 + turn as u64 * 13_000, Fault::Flap { who: leader(&mut random), every_ms, ms: 10_000 })
+        },
+    )
 }
 
 fn bridge(seed: u64) -> Plan {
@@ -201,9 +256,12 @@ fn disk_full(seed: u64) -> Plan {
 
 fn fsync_fails(seed: u64) -> Plan {
     let mut random = random(seed);
+    // What was not made durable is missed only when the power goes.
     Plan::new("fsync-fails", seed, 60_000)
         .at(3000, Fault::FailSync { who: leader(&mut random) })
+        .at(9000, Fault::PowerCutAll { down_ms: 500 })
         .at(18_000, Fault::FailSync { who: Who::Node(random.random_range(1..=3)) })
+        .at(24_000, Fault::PowerCutAll { down_ms: 500 })
         .at(33_000, Fault::FailWrites { who: leader(&mut random), count: 2 })
         .at(46_000, Fault::FailReads { who: leader(&mut random), count: 2 })
 }
@@ -275,7 +333,8 @@ fn follower_away(seed: u64) -> Plan {
     plan.world.checkpoint_ms = 200;
     plan.load.pause_ms = 60;
     let who = Who::Node(random.random_range(1..=3));
-    plan.at(3000, Fault::PowerCut { who, down_ms: 55_000 }).at(70_000, Fault::Kill { who: leader(&mut random), down_ms: 3000 })
+    plan.at(3000, Fault::PowerCut { who, down_ms: 55_000 })
+        .at(70_000, Fault::Kill { who: leader(&mut random), down_ms: 3000 })
 }
 
 fn lone_node(seed: u64) -> Plan {

@@ -71,7 +71,8 @@ mod tests {
         for at_ms in 0..40 {
             plan = plan.at(at_ms, Fault::Loss { permille: at_ms, ms: 1 });
         }
-        let matters = |plan: &Plan, permille| plan.steps.iter().any(|step| step.fault == Fault::Loss { permille, ms: 1 });
+        let matters =
+            |plan: &Plan, permille| plan.steps.iter().any(|step| step.fault == Fault::Loss { permille, ms: 1 });
         let mut shrinking = Shrinking::new(&plan);
         let mut runs = 0;
         while let Some(candidate) = shrinking.next() {

@@ -47,7 +47,11 @@ pub fn heard(message: &Message) {
     match message.text.as_str() {
         "leads" => mark(&message.machine, "leads", group),
         "leads no more" => mark(&message.machine, "leads_no_more", group),
-        "entry quarantined" | "snapshot installed" | "node stops" | "changing members" | "entered the cluster"
+        "entry quarantined"
+        | "snapshot installed"
+        | "node stops"
+        | "changing members"
+        | "entered the cluster"
         | "aggregator ended, starting a fresh one" => {
             mark(&message.machine, "note", || format!("{}{}", message.text, message.rest));
         }

@@ -324,10 +324,9 @@ mod tests {
 
     #[test]
     fn a_node_that_is_back_takes_a_share_again_but_one_that_drains_does_not() {
-        for (standing, next) in [
-            (Standing::Away, Some((NodeId(2), Standing::Away, Standing::Active))),
-            (Standing::Draining, None),
-        ] {
+        for (standing, next) in
+            [(Standing::Away, Some((NodeId(2), Standing::Away, Standing::Active))), (Standing::Draining, None)]
+        {
             let mut state = members(4, 3);
             state.apply(Command::SetStanding { id: NodeId(2), from: Standing::Active, to: standing });
             assert_eq!(next_standing(&state, &BTreeSet::new(), |_| true), next);

@@ -86,7 +86,12 @@ impl Applier {
             error
         })?;
         tracing::trace!(
-            group = self.shared.group.0, term = at.term.0, leader = at.leader.0, offset = at.offset.0, hash, "applied"
+            group = self.shared.group.0,
+            term = at.term.0,
+            leader = at.leader.0,
+            offset = at.offset.0,
+            hash,
+            "applied"
         );
         self.state().applied = Some(at);
         self.shared.applied.send_replace(Some(at.offset));

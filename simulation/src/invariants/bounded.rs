@@ -13,7 +13,9 @@ const DISK_BYTES_MAX: u64 = 64 << 20;
 
 /// Checks a node's `/metrics`.
 pub fn bounded(host: &str, metrics: &str) -> Result<(), Violation> {
-    for (name, most) in [("hourmark_ingest_in_flight_bytes", IN_FLIGHT_BYTES_MAX), ("hourmark_disk_bytes", DISK_BYTES_MAX)] {
+    for (name, most) in
+        [("hourmark_ingest_in_flight_bytes", IN_FLIGHT_BYTES_MAX), ("hourmark_disk_bytes", DISK_BYTES_MAX)]
+    {
         if let Some(value) = figure(metrics, name).filter(|value| *value > most) {
             return Err(Violation::new("bounded", format!("{host}: {name} is {value}, must be at most {most}")));
         }
@@ -32,7 +34,8 @@ mod tests {
 
     #[test]
     fn a_figure_beyond_its_bound_is_seen() {
-        let metrics = |bytes: u64| format!("# HELP\nhourmark_ingest_in_flight_bytes {bytes}\nhourmark_disk_bytes 5\n# EOF");
+        let metrics =
+            |bytes: u64| format!("# HELP\nhourmark_ingest_in_flight_bytes {bytes}\nhourmark_disk_bytes 5\n# EOF");
         bounded("n1", &metrics(7)).unwrap();
         assert!(bounded("n1", &metrics(1 << 40)).is_err());
     }

@@ -15,9 +15,11 @@ pub async fn conserved(client: &Client, hosts: &[String], host: &str, missing: u
     // Each node tells of its own replicas.
     let mut set_aside = BTreeMap::new();
     for host in hosts {
-        let answer = client.settled(host, "/v1/quarantine").await.map_err(|error| Violation::new("serves-again", error))?;
+        let answer =
+            client.settled(host, "/v1/quarantine").await.map_err(|error| Violation::new("serves-again", error))?;
         for entry in answer["entries"].as_array().map(Vec::as_slice).unwrap_or_default() {
-            set_aside.insert((entry["partition"].as_u64(), entry["offset"].as_u64()), entry["events"].as_u64().unwrap_or(0));
+            set_aside
+                .insert((entry["partition"].as_u64(), entry["offset"].as_u64()), entry["events"].as_u64().unwrap_or(0));
         }
     }
     check(host, missing, set_aside.values().sum())

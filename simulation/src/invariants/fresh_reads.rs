@@ -65,7 +65,10 @@ pub fn fresh_local(place: &str, answer: Option<&Hour>, own: u64, account: &Accou
     match answer {
         None if own == 0 => Ok(()),
         Some(answer) if answer.count >= own => within_sent(place, answer, &account.sent),
-        _ => Err(Violation::new(NAME, format!("{place} lacks some of the {own} events of the token asked for: {answer:?}"))),
+        _ => Err(Violation::new(
+            NAME,
+            format!("{place} lacks some of the {own} events of the token asked for: {answer:?}"),
+        )),
     }
 }
 

@@ -19,7 +19,8 @@ impl LedOnce {
         if held == life {
             return Ok(());
         }
-        let detail = format!("{machine} leads group {group} in term {term} in life {life}, after it did in life {held}");
+        let detail =
+            format!("{machine} leads group {group} in term {term} in life {life}, after it did in life {held}");
         Err(Violation::new("led-once", detail))
     }
 }

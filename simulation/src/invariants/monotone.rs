@@ -33,7 +33,8 @@ impl ConsumedMonotone {
         }
         let by = *self.checkpoints.entry((partition, through)).or_insert(offset);
         if by != offset {
-            let detail = format!("{machine} reached {through} of partition {partition} by checkpoint {offset}, another by {by}");
+            let detail =
+                format!("{machine} reached {through} of partition {partition} by checkpoint {offset}, another by {by}");
             return Err(Violation::new("monotone", detail));
         }
         Ok(())

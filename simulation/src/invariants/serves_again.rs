@@ -59,9 +59,7 @@ mod tests {
 
     #[test]
     fn a_cluster_is_whole_with_every_node_leader_and_replica() {
-        let cluster = |alive: bool, leader: Value, replicas: Value| {
-            json!({"nodes": [{"alive": true}, {"alive": alive}], "partitions": [{"leader": leader, "replicas": replicas}]})
-        };
+        let cluster = |alive: bool, leader: Value, replicas: Value| json!({"nodes": [{"alive": true}, {"alive": alive}], "partitions": [{"leader": leader, "replicas": replicas}]});
         assert!(is_whole(&cluster(true, json!(1), json!([1, 2])), 2));
         assert!(!is_whole(&cluster(false, json!(1), json!([1, 2])), 2));
         assert!(!is_whole(&cluster(true, Value::Null, json!([1, 2])), 2));

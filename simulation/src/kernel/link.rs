@@ -1,7 +1,7 @@
 //! The way from one machine to another: how long it takes, how much it loses, whether it is cut.
 
-use rand::rngs::StdRng;
 use rand::RngExt;
+use rand::rngs::StdRng;
 use std::time::Duration;
 
 /// How long a lost segment takes to be noticed and sent again the first time; doubles each time.

@@ -256,7 +256,13 @@ impl SharedNetwork {
     }
 
     /// Reads what has arrived; `None` if nothing has and the waker will be told. Empty is the end of the stream.
-    pub(super) fn read(&self, connection: u64, side: usize, bytes_max: usize, waker: &Waker) -> Option<io::Result<Bytes>> {
+    pub(super) fn read(
+        &self,
+        connection: u64,
+        side: usize,
+        bytes_max: usize,
+        waker: &Waker,
+    ) -> Option<io::Result<Bytes>> {
         let mut network = self.lock();
         let Some(found) = network.connections.get_mut(&connection) else { return Some(Err(reset())) };
         let (found, woken) = found.pipes[1 - side].read(bytes_max, waker);
@@ -335,10 +341,8 @@ impl Network {
         self.next_connection += 1;
         backlog.connections.push_back(connection);
         let waker = backlog.waker.take();
-        let ends = [
-            End { machine: from, life, is_open: true },
-            End { machine: to, life: presence.life, is_open: true },
-        ];
+        let ends =
+            [End { machine: from, life, is_open: true }, End { machine: to, life: presence.life, is_open: true }];
         self.connections.insert(connection, Connection { ends, pipes: Default::default(), has_lost_segments: false });
         Request::Accepted { connection, waker }
     }

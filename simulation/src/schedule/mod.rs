@@ -247,7 +247,10 @@ impl Plan {
     /// Checks every bound; says which is not kept.
     pub fn validate(&self) -> Result<(), String> {
         let rules = [
-            ((1..=7).contains(&self.nodes) && self.nodes_in_the_end() <= 9, "nodes must be 1 to 7, and 9 with those that join"),
+            (
+                (1..=7).contains(&self.nodes) && self.nodes_in_the_end() <= 9,
+                "nodes must be 1 to 7, and 9 with those that join",
+            ),
             ((1..=8).contains(&self.partitions), "partitions must be 1 to 8"),
             (self.load.apps >= 1 && self.load.events_max >= 1, "apps and events_max must be at least 1"),
             (self.load.pause_ms >= 20, "pause_ms must be at least 20"),

@@ -211,7 +211,8 @@ mod tests {
         for seed in 0..2000 {
             let plan = plan(seed);
             assert_eq!(plan.validate(), Ok(()), "seed {seed}");
-            names.extend(plan.steps.iter().map(|step| format!("{:?}", step.fault).split(' ').next().map(str::to_owned)));
+            names
+                .extend(plan.steps.iter().map(|step| format!("{:?}", step.fault).split(' ').next().map(str::to_owned)));
         }
         assert_eq!(names.len(), 27, "{names:?}");
     }

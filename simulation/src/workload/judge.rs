@@ -67,7 +67,10 @@ async fn until(within: Duration, otherwise: &str, is_so: impl Fn() -> bool) -> R
     let deadline = Instant::now() + within;
     while !is_so() {
         if Instant::now() > deadline {
-            return Err(Violation::new("serves-again", format!("{otherwise} {} s after the last fault", within.as_secs())));
+            return Err(Violation::new(
+                "serves-again",
+                format!("{otherwise} {} s after the last fault", within.as_secs()),
+            ));
         }
         sleep(Duration::from_millis(50)).await;
     }

@@ -46,7 +46,8 @@ pub(super) fn ndjson(events: &Events) -> String {
     for (app, time, ns) in events {
         let (whole, fraction) = (ns / 1_000_000, ns % 1_000_000);
         // Writing to a String cannot fail.
-        let _ = writeln!(body, "{{\"app_id\":\"{app}\",\"timestamp\":{time},\"response_time_ms\":{whole}.{fraction:06}}}");
+        let _ =
+            writeln!(body, "{{\"app_id\":\"{app}\",\"timestamp\":{time},\"response_time_ms\":{whole}.{fraction:06}}}");
     }
     body
 }

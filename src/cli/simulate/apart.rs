@@ -58,7 +58,8 @@ pub async fn run(
     let report = match tokio::time::timeout(RUN_WITHIN, command.output()).await {
         Ok(ran) => {
             let ran = ran.map_err(failed)?;
-            serde_json::from_slice(&ran.stdout).unwrap_or_else(|_| lost(plan, &format!("the run ended: {}", ran.status)))
+            serde_json::from_slice(&ran.stdout)
+                .unwrap_or_else(|_| lost(plan, &format!("the run ended: {}", ran.status)))
         }
         Err(_) => lost(plan, "the run stands still"),
     };

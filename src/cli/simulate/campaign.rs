@@ -87,7 +87,8 @@ impl Sum {
             output::print(&self.text())?;
         }
         if !self.broken.is_empty() {
-            let list: Vec<_> = self.broken.iter().map(|(report, again)| format!("  {}: {again}", violated(report))).collect();
+            let list: Vec<_> =
+                self.broken.iter().map(|(report, again)| format!("  {}: {again}", violated(report))).collect();
             let message = format!("{} of {} runs are broken:\n{}", self.broken.len(), self.runs, list.join("\n"));
             return Err(Failure::new(Exit::Failed, message));
         }

@@ -15,8 +15,7 @@ pub fn run(arguments: &Arguments, plan: &Plan) -> Outcome {
         write(path, &file::write(plan))?;
     }
     let sink = arguments.trace.as_deref().map(create).transpose()?;
-    let watching =
-        Watching { is_verbose: arguments.verbose, keeps_timeline: arguments.html.is_some(), sink };
+    let watching = Watching { is_verbose: arguments.verbose, keeps_timeline: arguments.html.is_some(), sink };
     let (report, marks) = simulation::run(plan, &(Rc::new(node::start) as simulation::StartNode), watching);
     if let Some(path) = &arguments.html {
         write(path, &simulation::page(plan, &report, &marks))?;
@@ -64,7 +63,7 @@ pub fn write(path: &Path, text: &str) -> Outcome {
 }
 
 fn create(path: &Path) -> Result<Box<dyn Write>, Failure> {
-    let file = std::fs::File::create(path)
-        .map_err(|error| Failure::io(format!("creating {}", path.display()), &error))?;
+    let file =
+        std::fs::File::create(path).map_err(|error| Failure::io(format!("creating {}", path.display()), &error))?;
     Ok(Box::new(BufWriter::new(file)))
 }

@@ -117,7 +117,8 @@ fn plans(arguments: &Arguments) -> Result<Vec<Plan>, Failure> {
         let plan = file::read(&text);
         plans.push(plan.map_err(|error| Failure::new(Exit::Usage, format!("--schedule {}: {error}", path.display())))?);
     } else {
-        let chosen = SCENARIOS.iter().filter(|scenario| arguments.scenario == "all" || arguments.scenario == scenario.name);
+        let chosen =
+            SCENARIOS.iter().filter(|scenario| arguments.scenario == "all" || arguments.scenario == scenario.name);
         for scenario in chosen {
             plans.extend(arguments.seed.all(arguments.runs).map(scenario.plan));
         }
@@ -140,7 +141,8 @@ fn command_again(arguments: &Arguments, plan: &Plan) -> String {
 
 fn list(format: Format) -> Outcome {
     let mut table = Table::new(["kind", "name", "about"]);
-    let mut row = |kind: &str, name: &str, about: &str| table.rows.push([kind, name, about].map(str::to_owned).to_vec());
+    let mut row =
+        |kind: &str, name: &str, about: &str| table.rows.push([kind, name, about].map(str::to_owned).to_vec());
     SCENARIOS.iter().for_each(|scenario| row("scenario", scenario.name, scenario.about));
     simulation::INVARIANTS.iter().for_each(|(name, source)| row("invariant", name, source));
     simulation::coverage::SITUATIONS.iter().for_each(|situation| row("situation", situation.name, situation.about));

@@ -30,11 +30,20 @@ pub async fn run(arguments: &Arguments, plan: &Plan) -> Outcome {
         shrinking.learn(candidate, still_fails);
     }
     let smallest = shrinking.smallest();
-    let path = arguments.save.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{}.jsonl", plan.scenario, plan.seed)));
+    let path =
+        arguments.save.clone().unwrap_or_else(|| PathBuf::from(format!("{}-{}.jsonl", plan.scenario, plan.seed)));
     here::write(&path, &file::write(smallest))?;
-    output::print(&format!("{} of {} faults are left:\n{}", smallest.steps.len(), plan.steps.len(), file::write(smallest)))?;
+    output::print(&format!(
+        "{} of {} faults are left:\n{}",
+        smallest.steps.len(),
+        plan.steps.len(),
+        file::write(smallest)
+    ))?;
     let again = format!("hourmark simulate --schedule {} --verbose", path.display());
-    Err(Failure::new(Exit::Failed, format!("{} does not hold\nTo see it again: {again}", first.violated.unwrap_or_default())))
+    Err(Failure::new(
+        Exit::Failed,
+        format!("{} does not hold\nTo see it again: {again}", first.violated.unwrap_or_default()),
+    ))
 }
 
 /// Letters of a violation's detail that tell one kind from another.
