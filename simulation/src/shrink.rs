@@ -5,7 +5,7 @@ use crate::schedule::Plan;
 /// Leaves out as many faults as possible, and then load behind the last one.
 ///
 /// First halves, then quarters, down to single faults (delta debugging; Zeller and Hildebrandt, "Simplifying and Isolating
-/// Failure-Inducing Input", TSE 2002). Costs one run a try: about `faults * log(faults)`. Ask for the [next](Shrinking::next)
+/// Failure-Inducing Input", TSE 2002). Costs one run a try: about `faults * log(faults)`. Ask for the [next](Shrinking::candidate)
 /// try, run it, say whether it [failed](Shrinking::learn), until there is none.
 pub struct Shrinking {
     smallest: Plan,
@@ -29,7 +29,7 @@ impl Shrinking {
     }
 
     /// The next plan to try.
-    pub fn next(&mut self) -> Option<Plan> {
+    pub fn candidate(&mut self) -> Option<Plan> {
         let count = self.smallest.steps.len();
         if self.at >= count && self.chunk > 0 {
             self.chunk = if self.chunk == 1 { 0 } else { self.chunk.div_ceil(2) };
@@ -75,7 +75,7 @@ mod tests {
             |plan: &Plan, permille| plan.steps.iter().any(|step| step.fault == Fault::Loss { permille, ms: 1 });
         let mut shrinking = Shrinking::new(&plan);
         let mut runs = 0;
-        while let Some(candidate) = shrinking.next() {
+        while let Some(candidate) = shrinking.candidate() {
             runs += 1;
             let still_fails = matters(&candidate, 7) && matters(&candidate, 31);
             shrinking.learn(candidate, still_fails);
@@ -90,7 +90,7 @@ mod tests {
     fn a_plan_that_fails_by_itself_ends_without_faults() {
         let plan = Plan::new("mine", 1, 1000).at(1, Fault::Join);
         let mut shrinking = Shrinking::new(&plan);
-        while let Some(candidate) = shrinking.next() {
+        while let Some(candidate) = shrinking.candidate() {
             shrinking.learn(candidate, true);
         }
         assert!(shrinking.smallest().steps.is_empty());

@@ -7,10 +7,16 @@ use super::Violation;
 use super::watch::Position;
 use std::collections::BTreeMap;
 
+/// A term and its leader.
+type Leadership = (u64, u64);
+
+/// The first and the last offset.
+type Stretch = (u64, u64);
+
 /// Where each leadership's applied entries lie.
 #[derive(Debug, Default)]
 pub struct LeaderComplete {
-    stretches: BTreeMap<u64, BTreeMap<(u64, u64), (u64, u64)>>,
+    stretches: BTreeMap<u64, BTreeMap<Leadership, Stretch>>,
 }
 
 impl LeaderComplete {

@@ -45,7 +45,7 @@ impl Link {
         us += bytes as u64 * 1000 / self.quality.bytes_per_ms.max(1);
         let mut losses = 0;
         while losses < LOSSES_MAX && random.random_range(0..1000) < self.quality.loss_permille {
-            us += RETRANSMISSION_MS * 1000 << losses;
+            us += (RETRANSMISSION_MS * 1000) << losses;
             losses += 1;
         }
         Duration::from_micros(us)

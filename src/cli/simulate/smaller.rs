@@ -18,7 +18,7 @@ pub async fn run(arguments: &Arguments, plan: &Plan) -> Outcome {
     };
     eprintln!("{}", here::violation(&first));
     let mut shrinking = simulation::Shrinking::new(plan);
-    while let Some(candidate) = shrinking.next() {
+    while let Some(candidate) = shrinking.candidate() {
         let report = apart::run(&workspace, "next", &candidate, None, arguments).await?;
         let still_fails = self::kind(&report).as_ref() == Some(&kind);
         eprintln!(
