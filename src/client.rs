@@ -91,6 +91,15 @@ struct Problem {
     detail: String,
 }
 
+/// How a server is told to do something; both may be said twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Let it be so.
+    Put,
+    /// Let it be so no more.
+    Delete,
+}
+
 /// Events to send, as one request.
 #[derive(Debug, Clone)]
 pub struct Events<'a> {
@@ -158,8 +167,27 @@ impl Client {
     ///
     /// `patience`: how long to go on trying; an attempt is cut off when it is over.
     pub async fn ask<T: DeserializeOwned>(&self, path: &str, patience: Duration) -> Result<T, Error> {
+        self.exchange(reqwest::Method::GET, path, patience).await
+    }
+
+    /// Has any server do what `path` names, and reads the JSON answer. It may be done more than once.
+    pub async fn order<T: DeserializeOwned>(&self, method: Method, path: &str, patience: Duration) -> Result<T, Error> {
+        let method = match method {
+            Method::Put => reqwest::Method::PUT,
+            Method::Delete => reqwest::Method::DELETE,
+        };
+        self.exchange(method, path, patience).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: reqwest::Method,
+        path: &str,
+        patience: Duration,
+    ) -> Result<T, Error> {
         let give_up = Instant::now() + patience;
-        let reply = self.persist(0, |http, base| http.get(format!("{base}{path}")), || give_up).await?;
+        let build = |http: &reqwest::Client, base: &str| http.request(method.clone(), format!("{base}{path}"));
+        let reply = self.persist(0, build, || give_up).await?;
         if !reply.status.is_success() {
             return Err(reply.refusal());
         }

@@ -52,6 +52,10 @@ pub struct Config {
     pub write_out_interval: Duration,
     /// Size of one file of the log.
     pub segment_bytes: usize,
+    /// After how long a silence a node's share goes to others; `None` is never.
+    pub replace_after: Option<Duration>,
+    /// Bytes of the log's files beyond which old entries should go.
+    pub log_bytes_max: usize,
     /// How often a leader tells its followers that it lives.
     pub heartbeat_interval: Duration,
     /// Shortest silence of a leader after which a follower stands for election.
@@ -84,6 +88,8 @@ impl Default for Config {
             checkpoint_interval: Duration::from_secs(2),
             write_out_interval: Duration::from_secs(60),
             segment_bytes: 64 << 20,
+            replace_after: Some(Duration::from_secs(600)),
+            log_bytes_max: 1 << 30,
             heartbeat_interval: Duration::from_millis(200),
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(800),
@@ -195,6 +201,14 @@ impl Config {
                 "inflight_bytes_max = {} is below body_bytes_max = {}: no large body could ever enter; raise the first",
                 format_bytes(self.inflight_bytes_max),
                 format_bytes(self.body_bytes_max)
+            ));
+        }
+        if self.log_bytes_max < 4 * self.segment_bytes {
+            return conflict(format!(
+                "log_bytes_max = {} is below four times segment_bytes = {}: the log could not shrink by whole files; raise \
+                 the first or lower the second",
+                format_bytes(self.log_bytes_max),
+                format_bytes(self.segment_bytes)
             ));
         }
         if self.election_timeout_min <= self.heartbeat_interval * 2 {

@@ -11,7 +11,7 @@ use crate::node::Node;
 use crate::partition::{AppendError, Appended, Replica};
 use crate::router::{CallError, Target};
 use crate::status::Status;
-use crate::{ClusterId, GroupId, Host, NodeId, PartitionId, Term, start};
+use crate::{ClusterId, GroupId, Host, NodeId, Offset, PartitionId, Term, start};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -135,6 +135,13 @@ impl Cluster {
         self.node.context.log.activity()
     }
 
+    /// Up to where partitions' entries keep a log above its bound because the state of a replica is not durable that far:
+    /// this node's log, or for partitions that it leads, any member's. The product is to make them durable: the log purges
+    /// them by itself then. Empty while there is room.
+    pub fn unwanted(&self) -> BTreeMap<PartitionId, Offset> {
+        self.node.unwanted()
+    }
+
     /// The cluster as this node knows it.
     pub fn status(&self) -> Status {
         self.node.status()
@@ -177,10 +184,10 @@ impl Cluster {
         self.node.transport().shutdown();
     }
 
-    /// Asks the voter that is alive and furthest to take over.
+    /// Asks the voter that is alive, has room and is furthest to take over.
     async fn start_hand_over(&self, replica: &Replica) {
         let view = replica.view();
-        let others = view.all_voters().into_iter().filter(|node| *node != self.node.id() && self.node.is_alive(*node));
+        let others = view.all_voters().into_iter().filter(|node| *node != self.node.id() && self.node.has_space(*node));
         let best = others.max_by_key(|node| (view.matched.get(node).copied().flatten(), *node));
         if let Some(to) = best.filter(|_| view.is_leader) {
             let group = replica.inner.group.id();

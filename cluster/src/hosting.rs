@@ -5,8 +5,9 @@ use crate::membership::state::Standing;
 use crate::membership::steward;
 use crate::node::Node;
 use crate::partition::{self, Replica};
+use crate::status::Report;
 use crate::{GroupId, NodeId, PartitionId, StateMachine};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,13 +25,16 @@ pub struct Opening {
     finished: mpsc::UnboundedReceiver<PartitionId>,
 }
 
-/// Opens every replica that is placed on this node. A replica whose store is lost is rebuilt in the background.
+/// Opens every replica that is placed on this node, and every other that its log still holds: one that was about to move
+/// away when the node stopped may still be a member, and if not it is closed like any other that has left. A replica whose
+/// store is lost is rebuilt in the background.
 ///
 /// `is_founding`: the partitions' groups are new, and this node is their first member.
 pub async fn open_all(node: &Arc<Node>, is_founding: bool) -> Result<Opening, Error> {
     let (done, finished) = mpsc::unbounded_channel();
     let mut opening = Opening { partitions: BTreeSet::new(), done, finished };
-    for partition in node.state().placed_on(node.id()) {
+    let placed: BTreeSet<PartitionId> = node.state().placed_on(node.id()).into_iter().collect();
+    for partition in placed.union(&held_by_log(node)).copied() {
         let machine = open_machine(node, partition).await?;
         if partition::has_lost_store(&node.context.log.group(partition.into()), &*machine) {
             if donors(node, partition).is_empty() {
@@ -46,6 +50,14 @@ pub async fn open_all(node: &Arc<Node>, is_founding: bool) -> Result<Opening, Er
         }
     }
     Ok(opening)
+}
+
+/// The partitions of which this node's log holds, or has purged, anything.
+fn held_by_log(node: &Node) -> BTreeSet<PartitionId> {
+    let (log, state) = (&node.context.log, node.state());
+    let groups = log.groups().into_iter().filter(|group| log.group(*group).state().last.is_some());
+    let partitions = groups.filter_map(GroupId::partition);
+    partitions.filter(|partition| state.placement.contains_key(partition)).collect()
 }
 
 /// Opens a group over its machine, and looks after it from then on.
@@ -152,21 +164,64 @@ async fn open_machine(node: &Arc<Node>, partition: PartitionId) -> Result<Arc<dy
     Ok(machine)
 }
 
-/// Closes a replica that is placed elsewhere now, once its leader says that this node is no member any more; before that
-/// its vote may still be needed.
+/// Closes a replica that is placed elsewhere now, once its leader says that it is decided that this node is no member any
+/// more; before that its vote may still be needed. What it held is removed, so that it begins anew should it come back.
 async fn close_if_left(node: &Arc<Node>, partition: PartitionId) {
-    let reports = node.reports.fresh(node.config().alive_timeout);
-    let led = reports.values().flat_map(|report| &report.led).filter(|led| led.partition == partition);
-    let Some(newest) = led.max_by_key(|led| led.term) else { return };
-    if newest.voters.contains(&node.id()) || newest.learners.contains(&node.id()) {
+    if !has_left(&node.reports.fresh(node.config().alive_timeout), partition, node.id()) {
         return;
     }
     let group = GroupId::from(partition);
-    if let Some(replica) = node.take_replica(group) {
-        tracing::info!(%partition, "this node's replica has moved away");
-        replica.close().await;
-        if let Err(error) = node.context.log.group(group).reset().await {
-            tracing::warn!(%partition, %error, "the log of a replica that moved away was not dropped");
-        }
+    let Some(replica) = node.take_replica(group) else { return };
+    tracing::info!(%partition, "this node's replica has moved away");
+    replica.close().await;
+    // First the log, so that a crash in between never leaves a log without the state that it builds on.
+    if let Err(error) = node.context.log.group(group).reset().await {
+        tracing::warn!(%partition, %error, "the log of a replica that moved away was not dropped");
+        return;
+    }
+    if let Err(error) = node.host().close(partition).await {
+        tracing::warn!(%partition, %error, "the state of a replica that moved away was not removed");
+    }
+}
+
+/// Whether the newest leader of a partition reports a node as no member. What leaders report is committed.
+fn has_left(reports: &BTreeMap<NodeId, Report>, partition: PartitionId, node: NodeId) -> bool {
+    let led = reports.values().flat_map(|report| &report.led).filter(|led| led.partition == partition);
+    let newest = led.max_by_key(|led| led.term);
+    newest.is_some_and(|led| !led.voters.contains(&node) && !led.learners.contains(&node))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Term;
+    use crate::status::LedReport;
+
+    fn report(term: u64, voters: &[u64], learners: &[u64]) -> Report {
+        let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
+        let led = LedReport {
+            partition: PartitionId(1),
+            term: Term(term),
+            voters: ids(voters),
+            learners: ids(learners),
+            caught_up: Vec::new(),
+            committed: None,
+            applied: None,
+            log_bytes: 0,
+        };
+        Report { led: vec![led], ..Report::default() }
+    }
+
+    #[test]
+    fn a_node_has_left_when_the_newest_leader_says_so() {
+        let left = |reports: &[(u64, Report)], partition: u16| {
+            let reports = reports.iter().map(|(node, report)| (NodeId(*node), report.clone())).collect();
+            has_left(&reports, PartitionId(partition), NodeId(3))
+        };
+        assert!(left(&[(1, report(5, &[1, 2, 4], &[]))], 1));
+        assert!(!left(&[(1, report(5, &[1, 2, 4], &[]))], 2), "nobody says so");
+        assert!(!left(&[(1, report(5, &[1, 2, 3], &[4]))], 1));
+        assert!(!left(&[(1, report(5, &[1, 2, 4], &[3]))], 1), "it learns");
+        assert!(!left(&[(1, report(5, &[1, 2, 4], &[])), (2, report(6, &[1, 2, 3], &[]))], 1));
     }
 }

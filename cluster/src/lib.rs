@@ -27,6 +27,7 @@ mod node;
 mod partition;
 mod raft;
 mod router;
+mod space;
 mod start;
 mod state_machine;
 mod status;

@@ -29,7 +29,7 @@ pub struct Node {
     pub(crate) leaderships: Leaderships,
     pub(crate) reports: Reports,
     host: Arc<dyn Host>,
-    donors: Donors,
+    pub(crate) donors: Donors,
     replicas: RwLock<BTreeMap<GroupId, Replica>>,
     /// Whether others say that this node has left: who has left does not always hear of the decision itself.
     pub(crate) has_left: watch::Sender<bool>,
@@ -144,21 +144,22 @@ impl Node {
         let led = self.replicas().into_iter().filter_map(|replica| self.led_report(&replica)).collect();
         let state = self.state();
         let left = state.nodes.keys().copied().filter(|id| state.standing(*id) == Standing::Left && self.is_alive(*id));
-        Report { led, accepts_appends: self.context.log.accepts_appends(), left: left.collect() }
+        Report { led, accepts_appends: self.context.log.accepts_appends(), pinned: self.pinned(), left: left.collect() }
     }
 
     fn led_report(&self, replica: &Replica) -> Option<LedReport> {
         let partition = replica.inner.group.id().partition()?;
         let term = replica.leading()?;
         let view = replica.view();
-        let voters = view.all_voters();
+        // What is not committed may never be: who leaves because of it would take a vote away that is still needed.
+        let voters = view.committed_voters.clone();
         let is_ready = |node: &NodeId| view.is_caught_up(*node, CAUGHT_UP_ENTRIES) && self.is_alive(*node);
         Some(LedReport {
             partition,
             term,
             caught_up: voters.iter().copied().filter(|node| *node == self.id() || is_ready(node)).collect(),
             voters: voters.into_iter().collect(),
-            learners: view.learners.iter().copied().collect(),
+            learners: view.committed_learners.iter().copied().collect(),
             committed: view.committed.map(|at| at.offset),
             applied: view.applied.map(|at| at.offset),
             log_bytes: replica.inner.group.log().bytes(),

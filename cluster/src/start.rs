@@ -14,7 +14,7 @@ use crate::node::{Door, Node};
 use crate::partition::{self, Replica};
 use crate::raft::{self, GroupContext};
 use crate::transport::{self, Limits, Transport};
-use crate::{ClusterId, GroupId, Host, NodeId, StateMachine};
+use crate::{ClusterId, GroupId, Host, NodeId, StateMachine, log, space};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +25,6 @@ const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long one attempt to decide something may take.
 const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// When a disk that was full is tried again.
-const ROOM_RETRY: Duration = Duration::from_secs(1);
 
 /// How often a node that waits says so.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,6 +59,7 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     node.spawn("report", steward::report(node.clone()));
     node.spawn("decide", steward::decide(node.clone()));
     node.spawn("hosting", hosting::keep(node.clone(), opening));
+    node.spawn("space", space::keep(node.clone()));
     node.spawn("announce", announce(node.clone(), address));
     Ok(node)
 }
@@ -237,19 +235,14 @@ async fn decide(node: &Arc<Node>, command: &Command) -> Outcome {
     }
 }
 
-fn is_full(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
 /// Writes the metadata down whenever it has changed.
 async fn persist(node: Arc<Node>, replica: Replica) {
     loop {
         match node.machine.persist_next().await {
             Ok(()) => replica.durable_moved(),
-            Err(error) if is_full(&error) => {
-                // Nothing is lost: the log keeps what the file does not hold.
-                tracing::warn!(%error, "the metadata was not written down: the disk is full; it is tried again");
-                sleep(ROOM_RETRY).await;
+            Err(error) if log::is_disk_full(&error) => {
+                tracing::error!(%error, "the metadata was not written: the disk is full; it is tried again");
+                sleep(PATIENCE / 5).await;
             }
             Err(error) => return node.environment().tasks.fail(format!("writing the metadata failed: {error}")),
         }

@@ -99,6 +99,10 @@ pub trait Host: Send + Sync + 'static {
     /// given to the cluster's first node.
     async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<std::sync::Arc<dyn StateMachine>>;
 
+    /// Lets go of a partition whose replica has moved away from this node for good: its state is removed, so that a
+    /// replica that comes here later begins anew. Called after the replica's log was dropped.
+    async fn close(&self, partition: PartitionId) -> io::Result<()>;
+
     /// Is told what the start of the node waits for, in words that continue "the node is starting: ".
     fn starting(&self, _what: &str) {}
 

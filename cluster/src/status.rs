@@ -73,6 +73,8 @@ pub struct Report {
     pub led: Vec<LedReport>,
     /// Whether its disk has room: a leader without is relieved by the steward.
     pub accepts_appends: bool,
+    /// The partitions whose entries up to an offset keep its log too large, because its state is not durable that far.
+    pub pinned: BTreeMap<PartitionId, Offset>,
     /// Nodes that are heard of although they have left: they may not know it.
     pub left: Vec<NodeId>,
 }
@@ -138,7 +140,7 @@ mod tests {
             applied: None,
             log_bytes: 0,
         };
-        Report { led: vec![led], accepts_appends: true, left: Vec::new() }
+        Report { led: vec![led], accepts_appends: true, ..Report::default() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use cluster::GroupId;
 use cluster::Offset;
 use cluster::environment::{BlockingRunner, Disk, Environment, Tasks};
-use cluster::log::{Error, GroupLog, Log, LogConfig, Record, Space};
+use cluster::log::{Error, GroupLog, Log, LogConfig, Pin, Record, Space};
 use futures::future::BoxFuture;
 use simulation::environment::{Operation, SimulatedDisk, Tear};
 use std::io;
@@ -123,7 +123,7 @@ async fn appends_wait_while_too_much_waits_for_the_disk() {
     let gate = Arc::new(Semaphore::new(3));
     let disk = SimulatedDisk::new(0);
     let environment = Environment { tasks: Tasks::new(Arc::new(Gate(Arc::clone(&gate)))), ..environment(&disk) };
-    let config = LogConfig { queue_bytes_max: 1000, segment_bytes: 1 << 20, ..config() };
+    let config = LogConfig { queue_bytes_max: 1000, segment_bytes: 1 << 20, bytes_max: 4 << 20, ..config() };
     let log = Log::open(&environment, config).await.unwrap();
     settle().await;
     let group = log.group(GroupId(1));
@@ -208,7 +208,7 @@ async fn purging_ends_a_full_disk_without_any_space() {
         append(&group, 1, 500).await.unwrap();
         settle().await;
     }
-    let pin = log.pressure().pins[0];
+    let pin = log.pins()[0];
     assert_eq!(pin.group, GroupId(1));
     group.purge(pin.upto).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -251,13 +251,13 @@ async fn the_group_in_the_way_is_named_and_purging_it_recycles_segments() {
     }
     busy.purge(busy.state().last.unwrap()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let pressure = log.pressure();
-    assert!(pressure.bytes > 10 * SEGMENT_BYTES);
-    let pins: Vec<_> = pressure.pins.iter().map(|pin| (pin.group, pin.upto)).collect();
-    assert_eq!(pins, [(GroupId(2), position(1, 2))]);
-    idle.purge(pins[0].1).await.unwrap();
+    assert!(log.bytes() > 10 * SEGMENT_BYTES && log.must_shrink());
+    let pins = log.pins();
+    assert_eq!(pins, [Pin { group: GroupId(2), upto: position(1, 2) }]);
+    idle.purge(pins[0].upto).await.unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(log.bytes(), 3 * SEGMENT_BYTES, "the current segment and two spares");
+    assert!(log.pins().is_empty() && !log.must_shrink());
     disk.record();
     for _ in 0..40 {
         append(&busy, 1, 900).await.unwrap();
@@ -361,7 +361,7 @@ async fn a_segment_size_may_change_between_runs() {
     log.close().await;
     let expected = content(&log).await.unwrap();
     environment.tasks.shutdown();
-    let larger = LogConfig { segment_bytes: 4 * SEGMENT_BYTES, ..config() };
+    let larger = LogConfig { segment_bytes: 4 * SEGMENT_BYTES, bytes_max: 16 * SEGMENT_BYTES, ..config() };
     let log = Log::open(&environment, larger).await.unwrap();
     assert_eq!(content(&log).await.unwrap(), expected);
     append(&log.group(GroupId(1)), 3, log.payload_bytes_max()).await.unwrap();

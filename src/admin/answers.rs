@@ -63,6 +63,46 @@ pub struct NodeAnswer {
     pub cluster_addr: String,
     /// Whether it was heard of lately.
     pub alive: bool,
+    /// Whether it takes its share of the partitions.
+    #[serde(default)]
+    #[schema(required)]
+    pub standing: Standing,
+}
+
+/// How a node stands to its cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// It takes its share.
+    #[default]
+    Active,
+    /// It was silent for so long that its share went to others; it takes one again when it is back.
+    Away,
+    /// Its share goes to others because an operator wants so.
+    Draining,
+    /// It has left for good.
+    Left,
+}
+
+/// What was decided about a node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NodeChange {
+    /// The node's number.
+    #[schema(example = 3)]
+    pub id: u64,
+    /// How it stands from now on.
+    pub standing: Standing,
+}
+
+impl From<cluster::Standing> for Standing {
+    fn from(standing: cluster::Standing) -> Standing {
+        match standing {
+            cluster::Standing::Active => Standing::Active,
+            cluster::Standing::Away => Standing::Away,
+            cluster::Standing::Draining => Standing::Draining,
+            cluster::Standing::Left => Standing::Left,
+        }
+    }
 }
 
 /// A partition.
@@ -76,6 +116,10 @@ pub struct PartitionAnswer {
     /// The nodes whose replicas vote and have caught up.
     #[schema(example = json!([1, 2, 3]))]
     pub replicas: Vec<u64>,
+    /// The nodes whose replicas vote; empty while there is no leader to say so.
+    #[serde(default)]
+    #[schema(required, example = json!([1, 2, 3]))]
+    pub voters: Vec<u64>,
     /// The nodes whose replicas are on their way in.
     #[serde(default)]
     #[schema(required)]

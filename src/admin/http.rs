@@ -1,5 +1,8 @@
 //! The operators' routes.
 
+mod nodes;
+pub mod starting;
+
 use super::{ClusterAnswer, DigestAnswer, NodeAnswer, PartitionAnswer, Progress, QuarantineAnswer, Source};
 use crate::http::{Problem, Room};
 use crate::metrics::{Exposition, Metrics};
@@ -7,7 +10,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{delete, get, put};
 use axum::{Json, Router};
 use cluster::{NodeId, PartitionId, PartitionStatus};
 use futures::future::join_all;
@@ -17,7 +20,7 @@ use std::time::Duration;
 use utoipa::{OpenApi, ToSchema};
 
 /// When to ask again whether a node is ready.
-pub(super) const RETRY_AFTER: Duration = Duration::from_secs(1);
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Quarantined entries of one answer.
 const ENTRIES_MAX: usize = 1000;
@@ -35,26 +38,29 @@ pub fn room(source: Arc<dyn Source>, metrics: Metrics) -> Room {
         .route("/v1/digest", get(digest))
         .route("/v1/quarantine", get(quarantine))
         .route("/v1/quarantine/{partition}/{offset}", get(quarantined_entry))
+        .route("/v1/nodes/{id}", delete(nodes::remove))
+        .route("/v1/nodes/{id}/drain", put(nodes::drain).delete(nodes::undrain))
         .with_state(Admin { source, metrics });
     Room { routes, openapi: Api::openapi() }
 }
 
 #[derive(OpenApi)]
 #[openapi(
-    paths(index, health, readiness, metrics_text, cluster, digest, quarantine, quarantined_entry),
+    paths(index, health, readiness, metrics_text, cluster, digest, quarantine, quarantined_entry,
+        nodes::remove, nodes::drain, nodes::undrain),
     tags((name = "operation", description = "What operators ask of a node"))
 )]
 struct Api;
 
 #[derive(Clone)]
-struct Admin {
-    source: Arc<dyn Source>,
+pub(super) struct Admin {
+    pub(super) source: Arc<dyn Source>,
     metrics: Metrics,
 }
 
 /// In a word.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct StateAnswer {
+struct StateAnswer {
     /// `ok` or `ready`.
     #[schema(example = "ok")]
     status: &'static str,
@@ -64,7 +70,7 @@ pub(super) struct StateAnswer {
 #[utoipa::path(get, path = "/", tag = "operation", responses(
     (status = 200, description = "A page for people", body = String, content_type = "text/html")
 ))]
-pub(super) async fn index() -> Html<&'static str> {
+async fn index() -> Html<&'static str> {
     Html(INDEX)
 }
 
@@ -72,7 +78,7 @@ pub(super) async fn index() -> Html<&'static str> {
 #[utoipa::path(get, path = "/healthz", tag = "operation", responses(
     (status = 200, description = "It does", body = StateAnswer)
 ))]
-pub(super) async fn health() -> Json<StateAnswer> {
+async fn health() -> Json<StateAnswer> {
     Json(StateAnswer { status: "ok" })
 }
 
@@ -100,7 +106,7 @@ async fn metrics_text(State(admin): State<Admin>, headers: HeaderMap) -> Respons
     metrics_answer(&headers, &admin.metrics)
 }
 
-pub(super) fn metrics_answer(headers: &HeaderMap, metrics: &Metrics) -> Response {
+fn metrics_answer(headers: &HeaderMap, metrics: &Metrics) -> Response {
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
     let exposition = Exposition::wanted(accept);
     let headers = [(header::CONTENT_TYPE, exposition.media_type()), (header::VARY, "accept")];
@@ -121,6 +127,7 @@ async fn cluster(State(admin): State<Admin>) -> Json<ClusterAnswer> {
         http_addr: node.http_address,
         cluster_addr: node.cluster_address,
         alive: node.alive,
+        standing: node.standing.into(),
     });
     Json(ClusterAnswer {
         cluster_id: status.cluster_id.to_string(),
@@ -138,6 +145,7 @@ fn partition(status: PartitionStatus, progress: Option<Progress>) -> PartitionAn
         id: status.id.0,
         leader: status.leader.map(|node| node.0),
         replicas: ids(status.replicas),
+        voters: ids(status.voters),
         learners: ids(status.learners),
         term: status.term.0,
         commit_offset: status.commit_offset.map(|offset| offset.0),
@@ -233,11 +241,13 @@ mod tests {
                 http_address: "127.0.0.1:3600".to_owned(),
                 cluster_address: "127.0.0.1:3601".to_owned(),
                 alive: true,
+                standing: cluster::Standing::Active,
             };
             let partition = |id, leader| PartitionStatus {
                 id: PartitionId(id),
                 leader,
                 replicas: vec![NodeId(1)],
+                voters: vec![NodeId(1)],
                 learners: Vec::new(),
                 term: Term(4),
                 commit_offset: Some(Offset(9)),
@@ -285,6 +295,14 @@ mod tests {
             Ok((partition.0 == 0 && offset == 5).then_some(Bytes::from_static(b"\x01\xff")))
         }
 
+        async fn drain_node(&self, _: NodeId, drains: bool) -> Result<bool, String> {
+            Ok(!drains)
+        }
+
+        async fn remove_node(&self, node: NodeId) -> Result<bool, String> {
+            if node == NodeId(7) { Ok(true) } else { Err("no majority".to_owned()) }
+        }
+
         async fn figures(&self) -> Figures {
             Figures { log_bytes: 4242, ..Figures::default() }
         }
@@ -299,7 +317,7 @@ mod tests {
         let seen = ask(&router(None), "/v1/cluster").await.json();
         let partition = |id: u16, leader: Option<u64>, consumed: Option<u64>, lag: Option<u64>| {
             json!({
-                "id": id, "leader": leader, "replicas": [1], "learners": [], "term": 4, "commit_offset": 9,
+                "id": id, "leader": leader, "replicas": [1], "voters": [1], "learners": [], "term": 4, "commit_offset": 9,
                 "applied_offset": 9, "consumed_offset": consumed, "lag_events": lag, "log_bytes": 77
             })
         };
@@ -309,13 +327,29 @@ mod tests {
                 "cluster_id": "00000000000000000000000000000abc",
                 "node_id": 1,
                 "nodes": [{
-                    "id": 1, "name": "one", "http_addr": "127.0.0.1:3600", "cluster_addr": "127.0.0.1:3601", "alive": true
+                    "id": 1, "name": "one", "http_addr": "127.0.0.1:3600", "cluster_addr": "127.0.0.1:3601", "alive": true,
+                    "standing": "active"
                 }],
                 "partitions": [partition(0, Some(1), Some(7), Some(12)), partition(1, None, None, None)],
                 "settings": {"relative_accuracy": 0.01, "lateness_ms": 5, "partitions": 2, "replication_factor": 3},
                 "disk_used_bytes": 8192
             })
         );
+    }
+
+    #[tokio::test]
+    async fn nodes_are_let_go_only_when_that_is_right() {
+        async fn order(method: &str, path: &str) -> crate::http::testing::Seen {
+            send(&router(None), Request::builder().method(method).uri(path).body(Body::empty()).unwrap()).await
+        }
+        assert_eq!(order("DELETE", "/v1/nodes/1").await.refusal(), (409, "holds_partitions".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/1?force=true").await.refusal(), (503, "unavailable".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/1?force=yes").await.refusal(), (400, "bad_parameter".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/7").await.json(), json!({"id": 7, "standing": "left"}));
+        assert_eq!(order("PUT", "/v1/nodes/7/drain").await.refusal(), (404, "unknown_node".to_owned()));
+        assert_eq!(order("PUT", "/v1/nodes/1/drain").await.refusal(), (409, "last_node".to_owned()));
+        assert_eq!(order("PUT", "/v1/nodes/first/drain").await.refusal(), (400, "bad_parameter".to_owned()));
+        assert_eq!(order("DELETE", "/v1/nodes/1/drain").await.json(), json!({"id": 1, "standing": "active"}));
     }
 
     #[tokio::test]

@@ -3,23 +3,22 @@
 //! `/healthz` says that the process lives and nothing else. `/readyz` says whether reads and writes are served, and why
 //! not. `/v1/cluster` shows the cluster as this node knows it, `/v1/digest` what this node's replicas hold (equal digests
 //! at equal offsets are equal replicas), `/v1/quarantine` what could not be folded, `/metrics` all figures. `/` says what
-//! this is.
+//! this is. `/v1/nodes` lets nodes go.
 
 mod answers;
 mod http;
-mod starting;
 
 pub use answers::{
-    ClusterAnswer, Digest, DigestAnswer, NodeAnswer, PartitionAnswer, QuarantineAnswer, QuarantinedEntry,
-    SettingsAnswer,
+    ClusterAnswer, Digest, DigestAnswer, NodeAnswer, NodeChange, PartitionAnswer, QuarantineAnswer, QuarantinedEntry,
+    SettingsAnswer, Standing,
 };
 pub use http::room;
-pub use starting::Starting;
+pub use http::starting::Starting;
 
 use crate::metrics::Figures;
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::PartitionId;
+use cluster::{NodeId, PartitionId};
 
 /// Where the answers come from; the node knows all rooms, this one knows none.
 #[async_trait]
@@ -47,6 +46,13 @@ pub trait Source: Send + Sync + 'static {
 
     /// The bytes of an entry that was set aside.
     async fn quarantined_payload(&self, partition: PartitionId, offset: u64) -> Result<Option<Bytes>, String>;
+
+    /// Has everything that a node holds moved to others (`true`), or lets it take its share again. `false`: nobody else
+    /// could take it. An error says why nothing could be decided.
+    async fn drain_node(&self, node: NodeId, drains: bool) -> Result<bool, String>;
+
+    /// Lets a node go for good. `false`: there is no such node, or it is the last one.
+    async fn remove_node(&self, node: NodeId) -> Result<bool, String>;
 
     /// The figures that are shown on `/metrics` besides what the rooms count.
     async fn figures(&self) -> Figures;

@@ -9,7 +9,7 @@
 //! take for now is proposed again.
 
 use super::Settings;
-use super::messages::{AggregatorMessage, Generation, OpenWindows, READS_WAITING_MAX, Read, Selection};
+use super::messages::{AggregatorMessage, Generation, OpenWindows, Read, Selection};
 use super::progress::Progress;
 use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
@@ -234,7 +234,9 @@ impl State {
             && self.base.is_some()
             && self.under_way.is_none()
             && self.watermark.advance_idle(now_ms, idle_after_ms);
-        if (has_something && is_due) || seals_by_idleness {
+        let is_wanted =
+            self.under_way.is_none() && self.arguments.progress.take_wanted_checkpoint() && self.folded > self.base;
+        if (has_something && is_due) || seals_by_idleness || is_wanted {
             self.checkpoint(myself)?;
         }
         Ok(())
@@ -296,10 +298,9 @@ impl State {
     fn read(&mut self, read: Read) {
         if self.folded >= read.after {
             self.answer(read);
-        } else if self.reads.len() < READS_WAITING_MAX {
+        } else {
             self.reads.push(read);
         }
-        // A dropped reply port tells the asker to try again.
     }
 
     fn answer_reads(&mut self) {

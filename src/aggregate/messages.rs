@@ -1,35 +1,47 @@
 //! Every message between the actors of this room, with its bound.
 //!
-//! ractor's mailboxes have no bound of their own, so every sender here holds credit: at most one `Wake` and one `Tick` are
-//! under way to an aggregator, one `CheckpointDone` a checkpoint, and the number of reads is bounded by
-//! [`READS_WAITING_MAX`] a partition (a permit is taken before the message is sent).
+//! ractor's mailboxes have no bound of their own. What comes from outside holds credit: one `Wake` of the waker is under
+//! way to an aggregator, one `CheckpointDone` a checkpoint, and a permit of [`READS_WAITING_MAX`] a partition is taken before
+//! a read is sent. An aggregator sends itself at most one `Wake` for each message it handles. `Tick` and `Check` come by
+//! the clock: at an aggregator that hangs they gather until its supervisor replaces it, some hundred.
 
-use super::seams::{Checkpointed, ProposeError};
+use super::seams::{Checkpointed, Partition, ProposeError};
 use crate::domain::{AppId, Hour, Rollup};
 use cluster::{Offset, PartitionId, Term};
 use ractor::RpcReplyPort;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
-/// Reads that may wait at one aggregator at a time; over it a read is refused and may be retried.
+/// Reads that may be under way to one aggregator at a time; over it a read is refused and may be retried.
 pub const READS_WAITING_MAX: usize = 4096;
 
 /// To the node's supervisor.
 #[derive(Debug)]
 pub enum NodeMessage {
-    /// The partitions this node leads now, each with the term. At most one under way.
+    /// The partitions this node leads now, each with the term. Sent when that changes.
     Leaderships(BTreeMap<PartitionId, Term>),
+    /// Time to look again for a partition that is led but was not found. At most one under way.
+    Retry,
 }
 
 /// To a partition's supervisor.
-#[derive(Debug)]
 pub enum PartitionMessage {
-    /// This node leads in that term, or no longer. Sent when it changes.
-    Lead(Option<Term>),
+    /// This node leads, or no longer. Sent when any leadership changes.
+    Lead(Option<Leading>),
     /// Time to start an aggregator after one died. At most one under way.
     Restart(Term),
-    /// Time to look whether the aggregator still moves. At most one under way.
+    /// Time to look whether the aggregator still moves.
     Check,
+}
+
+/// A partition that this node leads.
+#[derive(Clone)]
+pub struct Leading {
+    /// The term it leads in.
+    pub term: Term,
+    /// Log and state of the replica it leads with: another one after the partition went away and came back.
+    pub partition: Arc<dyn Partition>,
 }
 
 /// To an aggregator.

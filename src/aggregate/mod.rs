@@ -14,6 +14,7 @@
 mod aggregator;
 mod messages;
 mod node_supervisor;
+mod open_apps;
 mod partition_supervisor;
 mod progress;
 mod seams;
@@ -26,19 +27,20 @@ pub use messages::{Generation, OpenWindows, Selection};
 pub use partition_supervisor::DEATHS_MAX;
 pub use seams::{Acceptance, Checkpointed, Consumed, Partition, ProposeError};
 pub use watermark::Watermark;
+pub use window_table::WindowTable;
 
 use crate::domain::SketchConfig;
 use crate::metrics::AggregateMetrics;
 use cluster::environment::Environment;
 use cluster::{Offset, PartitionId, Term};
-use messages::{AggregatorMessage, NodeMessage, Read};
+use messages::{AggregatorMessage, NodeMessage, READS_WAITING_MAX, Read};
 use node_supervisor::{NodeArguments, NodeSupervisor};
 use progress::Progress;
 use ractor::{Actor, ActorRef};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 /// Limits and intervals of aggregation.
@@ -93,11 +95,14 @@ pub(crate) struct Directory(Arc<Mutex<BTreeMap<PartitionId, Running>>>);
 struct Running {
     aggregator: ActorRef<AggregatorMessage>,
     progress: Arc<Progress>,
+    /// Permits for reads under way.
+    reads: Arc<Semaphore>,
 }
 
 impl Directory {
     fn put(&self, id: PartitionId, aggregator: ActorRef<AggregatorMessage>, progress: Arc<Progress>) {
-        self.lock().insert(id, Running { aggregator, progress });
+        let reads = Arc::new(Semaphore::new(READS_WAITING_MAX));
+        self.lock().insert(id, Running { aggregator, progress, reads });
     }
 
     fn remove(&self, id: PartitionId) {
@@ -129,7 +134,7 @@ pub enum ReadError {
     /// No aggregator of that partition runs here (now).
     #[error("no aggregator of the partition runs on this node")]
     NotAggregating,
-    /// It did not get that far in time, or ended meanwhile.
+    /// It did not get that far in time, ended meanwhile, or too many others ask.
     #[error("the aggregator did not answer in time")]
     NoAnswer,
 }
@@ -173,12 +178,21 @@ impl Aggregation {
         deadline: Instant,
     ) -> Result<OpenWindows, ReadError> {
         let running = self.directory.get(partition).ok_or(ReadError::NotAggregating)?;
+        let _permit = running.reads.try_acquire().map_err(|_| ReadError::NoAnswer)?;
         let timeout = deadline.saturating_duration_since(Instant::now());
         let asked =
             running.aggregator.call(|reply| AggregatorMessage::Read(Read { after, selection, reply }), Some(timeout));
         match asked.await {
             Ok(ractor::rpc::CallResult::Success(windows)) => Ok(windows),
             _ => Err(ReadError::NoAnswer),
+        }
+    }
+
+    /// Asks the partition's aggregator here, if one runs, for a checkpoint of all it has folded soon, also where that
+    /// holds no events: so that the log can let go of it. Cheap, may be called often.
+    pub fn request_checkpoint(&self, partition: PartitionId) {
+        if let Some(running) = self.directory.get(partition) {
+            running.progress.want_checkpoint();
         }
     }
 

@@ -1,6 +1,6 @@
 //! Actor: one per node; gives every partition that this node leads its supervisor, and tells it of leadership.
 
-use super::messages::{NodeMessage, PartitionMessage};
+use super::messages::{Leading, NodeMessage, PartitionMessage};
 use super::partition_supervisor::{PartitionArguments, PartitionSupervisor};
 use super::{Directory, FindPartition, Settings};
 use crate::metrics::AggregateMetrics;
@@ -8,6 +8,7 @@ use cluster::environment::Environment;
 use cluster::{PartitionId, Term};
 use ractor::{Actor, ActorProcessingErr, ActorRef, SupervisionEvent};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The actor; its state is [`State`].
 pub struct NodeSupervisor;
@@ -26,9 +27,16 @@ pub struct NodeArguments {
     pub metrics: AggregateMetrics,
 }
 
+/// Pause before a partition that is led but was not found is looked for again: its replica is just being opened.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
 /// Its state.
 pub struct State {
     arguments: NodeArguments,
+    /// As last heard of.
+    leaderships: BTreeMap<PartitionId, Term>,
+    /// A retry is under way.
+    retries: bool,
     /// In order of partition, so that they are also stopped in order.
     supervisors: BTreeMap<PartitionId, ActorRef<PartitionMessage>>,
 }
@@ -39,7 +47,7 @@ impl Actor for NodeSupervisor {
     type Arguments = NodeArguments;
 
     async fn pre_start(&self, _: ActorRef<NodeMessage>, arguments: NodeArguments) -> Result<State, ActorProcessingErr> {
-        Ok(State { arguments, supervisors: BTreeMap::new() })
+        Ok(State { arguments, leaderships: BTreeMap::new(), retries: false, supervisors: BTreeMap::new() })
     }
 
     async fn handle(
@@ -48,8 +56,11 @@ impl Actor for NodeSupervisor {
         message: NodeMessage,
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
-        let NodeMessage::Leaderships(leaderships) = message;
-        state.lead(&myself, &leaderships).await
+        match message {
+            NodeMessage::Leaderships(leaderships) => state.leaderships = leaderships,
+            NodeMessage::Retry => state.retries = false,
+        }
+        state.lead(&myself).await
     }
 
     async fn handle_supervisor_evt(
@@ -76,20 +87,25 @@ impl Actor for NodeSupervisor {
 }
 
 impl State {
-    /// Tells every partition's supervisor whether this node leads it; makes one for a partition that is led the first time.
-    async fn lead(
-        &mut self,
-        myself: &ActorRef<NodeMessage>,
-        leaderships: &BTreeMap<PartitionId, Term>,
-    ) -> Result<(), ActorProcessingErr> {
-        for id in leaderships.keys() {
+    /// Tells every partition's supervisor whether this node leads it, and with which replica; makes one for a partition that
+    /// is led the first time.
+    async fn lead(&mut self, myself: &ActorRef<NodeMessage>) -> Result<(), ActorProcessingErr> {
+        let find = &self.arguments.partitions;
+        let found = self.leaderships.iter().filter_map(|(id, term)| {
+            let partition = find(*id)?;
+            Some((*id, Leading { term: *term, partition }))
+        });
+        let mut found: BTreeMap<PartitionId, Leading> = found.collect();
+        if found.len() < self.leaderships.len() && !self.retries {
+            self.retries = true;
+            myself.send_after(RETRY_PAUSE, || NodeMessage::Retry);
+        }
+        for id in found.keys() {
             if self.supervisors.contains_key(id) {
                 continue;
             }
-            let Some(partition) = (self.arguments.partitions)(*id) else { continue };
             let arguments = PartitionArguments {
                 id: *id,
-                partition,
                 settings: self.arguments.settings.clone(),
                 directory: self.arguments.directory.clone(),
                 environment: self.arguments.environment.clone(),
@@ -99,7 +115,7 @@ impl State {
             self.supervisors.insert(*id, supervisor);
         }
         for (id, supervisor) in &self.supervisors {
-            supervisor.cast(PartitionMessage::Lead(leaderships.get(id).copied()))?;
+            supervisor.cast(PartitionMessage::Lead(found.remove(id)))?;
         }
         Ok(())
     }

@@ -5,9 +5,9 @@
 //! aggregator that does not move although entries wait is killed and replaced.
 
 use super::aggregator::{Aggregator, Arguments};
-use super::messages::{AggregatorMessage, PartitionMessage};
+use super::messages::{AggregatorMessage, Leading, PartitionMessage};
 use super::progress::Progress;
-use super::{Directory, Partition, Settings};
+use super::{Directory, Settings};
 use crate::metrics::AggregateMetrics;
 use cluster::environment::Environment;
 use cluster::{Offset, PartitionId, Term};
@@ -30,8 +30,6 @@ pub struct PartitionSupervisor;
 pub struct PartitionArguments {
     /// Which partition.
     pub id: PartitionId,
-    /// Its log and state on this node.
-    pub partition: Arc<dyn Partition>,
     /// Limits and intervals.
     pub settings: Settings,
     /// Where reads find the aggregator.
@@ -45,7 +43,7 @@ pub struct PartitionArguments {
 /// Its state.
 pub struct State {
     arguments: PartitionArguments,
-    term: Option<Term>,
+    leading: Option<Leading>,
     running: Option<Running>,
     deaths: BTreeMap<Offset, u32>,
     deaths_in_a_row: u32,
@@ -69,7 +67,7 @@ impl Actor for PartitionSupervisor {
         arguments: PartitionArguments,
     ) -> Result<State, ActorProcessingErr> {
         myself.send_interval(arguments.settings.check_interval, || PartitionMessage::Check);
-        Ok(State { arguments, term: None, running: None, deaths: BTreeMap::new(), deaths_in_a_row: 0 })
+        Ok(State { arguments, leading: None, running: None, deaths: BTreeMap::new(), deaths_in_a_row: 0 })
     }
 
     async fn handle(
@@ -79,14 +77,14 @@ impl Actor for PartitionSupervisor {
         state: &mut State,
     ) -> Result<(), ActorProcessingErr> {
         match message {
-            PartitionMessage::Lead(term) if term != state.term => {
+            PartitionMessage::Lead(leading) if leading.as_ref().map(|new| new.term) != state.term() => {
                 state.stop().await;
-                state.term = term;
+                state.leading = leading;
                 state.deaths_in_a_row = 0;
                 state.start(&myself).await?;
             }
             PartitionMessage::Lead(_) => {}
-            PartitionMessage::Restart(term) if state.term == Some(term) && state.running.is_none() => {
+            PartitionMessage::Restart(term) if state.term() == Some(term) && state.running.is_none() => {
                 state.start(&myself).await?;
             }
             PartitionMessage::Restart(_) => {}
@@ -118,10 +116,14 @@ impl Actor for PartitionSupervisor {
 }
 
 impl State {
+    fn term(&self) -> Option<Term> {
+        self.leading.as_ref().map(|leading| leading.term)
+    }
+
     /// Starts an aggregator if this node leads.
     async fn start(&mut self, myself: &ActorRef<PartitionMessage>) -> Result<(), ActorProcessingErr> {
-        let Some(term) = self.term else { return Ok(()) };
-        let consumed = self.arguments.partition.consumed().through;
+        let Some(Leading { term, partition }) = self.leading.clone() else { return Ok(()) };
+        let consumed = partition.consumed().through;
         self.deaths.retain(|offset, _| Some(*offset) > consumed);
         let poisoned: BTreeSet<Offset> =
             self.deaths.iter().filter(|(_, deaths)| **deaths >= DEATHS_MAX).map(|(offset, _)| *offset).collect();
@@ -129,7 +131,7 @@ impl State {
         progress.folded(consumed);
         let arguments = Arguments {
             term,
-            partition: self.arguments.partition.clone(),
+            partition,
             settings: self.arguments.settings.clone(),
             progress: progress.clone(),
             poisoned,
@@ -157,7 +159,7 @@ impl State {
             return; // One that was stopped on purpose.
         }
         let Some(running) = self.running.take() else { return };
-        let Some(term) = self.term else { return };
+        let Some(term) = self.term() else { return };
         self.arguments.directory.remove(self.arguments.id);
         self.arguments.metrics.restarts.inc();
         let entry = running.progress.take_folding();
@@ -174,9 +176,9 @@ impl State {
 
     /// Kills an aggregator that does not move although entries wait; its death is then handled as any other.
     fn check(&mut self) {
-        let Some(running) = &mut self.running else { return };
+        let (Some(running), Some(leading)) = (&mut self.running, &self.leading) else { return };
         let folded = running.progress.last_folded();
-        let applied = *self.arguments.partition.applied().borrow();
+        let applied = *leading.partition.applied().borrow();
         if folded != running.seen || folded >= applied || running.progress.waits_for_log() {
             if folded != running.seen {
                 self.deaths_in_a_row = 0;

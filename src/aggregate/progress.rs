@@ -12,6 +12,7 @@ pub struct Progress {
     /// The last folded offset plus one; 0 when nothing was folded.
     folded_count: AtomicU64,
     waits_for_log: AtomicBool,
+    checkpoint_is_wanted: AtomicBool,
 }
 
 impl Progress {
@@ -33,6 +34,16 @@ impl Progress {
     /// Whether it does.
     pub fn waits_for_log(&self) -> bool {
         self.waits_for_log.load(Relaxed)
+    }
+
+    /// A checkpoint is wanted soon, also of entries without events.
+    pub fn want_checkpoint(&self) {
+        self.checkpoint_is_wanted.store(true, Relaxed);
+    }
+
+    /// Whether one is, asked once.
+    pub fn take_wanted_checkpoint(&self) -> bool {
+        self.checkpoint_is_wanted.swap(false, Relaxed)
     }
 
     /// An entry is about to be folded.

@@ -151,6 +151,8 @@ impl Partition for Script {
 
 struct World {
     script: Arc<Script>,
+    /// What the node finds when it looks for the partition.
+    found: Arc<Mutex<Option<Arc<Script>>>>,
     leaderships: watch::Sender<BTreeMap<PartitionId, Term>>,
     aggregation: Aggregation,
     metrics: AggregateMetrics,
@@ -171,11 +173,13 @@ async fn world() -> World {
     let script = Script::new();
     let (leaderships, led) = watch::channel(BTreeMap::from([(P, Term(1))]));
     let settings = Settings::new(SketchConfig::default(), Duration::from_secs(3600), Duration::from_secs(1));
-    let found = script.clone();
-    let find: FindPartition = Arc::new(move |_| Some(found.clone() as Arc<dyn Partition>));
+    let found = Arc::new(Mutex::new(Some(script.clone())));
+    let finder = found.clone();
+    let find: FindPartition =
+        Arc::new(move |_| finder.lock().unwrap().clone().map(|script| script as Arc<dyn Partition>));
     let metrics = crate::metrics::Metrics::new().aggregate;
     let aggregation = Aggregation::start(environment, settings, metrics.clone(), find, led).await.unwrap();
-    World { script, leaderships, aggregation, metrics, _directory: directory }
+    World { script, found, leaderships, aggregation, metrics, _directory: directory }
 }
 
 impl World {
@@ -221,6 +225,27 @@ async fn idle_partition_makes_no_checkpoints() {
     world.script.consumed_through(last).await;
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(world.metrics.checkpoints.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_without_events_are_checkpointed_too() {
+    let world = world().await;
+    let last = world.script.append_events("a", &[]);
+    world.script.consumed_through(last).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.metrics.checkpoints.get(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checkpoint_that_is_asked_for_passes_what_is_no_event() {
+    let world = world().await;
+    let last = world.script.append_events("a", &[5]);
+    world.script.consumed_through(last).await;
+    world.aggregation.request_checkpoint(P);
+    world.script.consumed_through(last.next()).await;
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(world.metrics.checkpoints.get(), 2, "one for each time it was asked for");
+    assert_eq!(world.script.sum("a"), 5);
 }
 
 #[tokio::test(start_paused = true)]
@@ -311,4 +336,31 @@ async fn leadership_comes_and_goes_and_nothing_is_lost_or_doubled() {
     let last = world.script.append_events("a", &[0]);
     world.script.consumed_through(last).await;
     assert_eq!(world.script.sum("a"), (1 << 20) - 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn replica_that_comes_back_is_led_with_its_new_log_and_state() {
+    let world = world().await;
+    let last = world.script.append_events("a", &[1]);
+    world.script.consumed_through(last).await;
+    world.leaderships.send_replace(BTreeMap::new());
+    let again = Script::new();
+    *world.found.lock().unwrap() = Some(again.clone());
+    world.leaderships.send_replace(BTreeMap::from([(P, Term(7))]));
+    let last = again.append_events("a", &[5]);
+    again.consumed_through(last).await;
+    assert_eq!((world.script.sum("a"), again.sum("a")), (1, 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn partition_that_is_not_found_yet_is_looked_for_again() {
+    let world = world().await;
+    world.leaderships.send_replace(BTreeMap::new());
+    let script = world.found.lock().unwrap().take();
+    world.leaderships.send_replace(BTreeMap::from([(P, Term(7))]));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let last = world.script.append_events("a", &[5]);
+    *world.found.lock().unwrap() = script;
+    world.script.consumed_through(last).await;
+    assert_eq!(world.script.sum("a"), 5);
 }

@@ -4,19 +4,20 @@
 //! needs no care about who comes first; what matters is that each entry is folded into exactly one table that a
 //! checkpoint then carries.
 
+use super::open_apps::OpenApps;
 use super::seams::Acceptance;
 use super::watermark::Watermark;
 use crate::domain::{AppId, EventTime, Hour, ResponseTime, Rollup, SketchConfig, Values};
 use crate::format::{self, Batch, EventsEntry, Quarantined, Tally};
-use std::collections::BTreeMap;
-use std::ops::{Bound, Range};
+use std::ops::Range;
 
 /// Deltas by app and hour, what became of the events, and the entries that could not be folded.
 #[derive(Debug, Clone, Default)]
 pub struct WindowTable {
-    apps: BTreeMap<AppId, BTreeMap<Hour, Rollup>>,
+    apps: OpenApps,
     tally: Tally,
     quarantined: Vec<Quarantined>,
+    entries: u64,
     bytes: usize,
 }
 
@@ -50,6 +51,7 @@ impl WindowTable {
         }
         self.tally.counted += counted;
         self.tally.duplicate += entry.events() - counted;
+        self.entries += 1;
         Ok(())
     }
 
@@ -58,11 +60,13 @@ impl WindowTable {
         self.tally.quarantined += entry.events;
         self.bytes += entry.payload.len() + entry.reason.len();
         self.quarantined.push(entry);
+        self.entries += 1;
     }
 
-    /// Whether it holds nothing that a checkpoint would have to carry.
+    /// Whether no entry went into it: there is nothing to checkpoint. An entry without events counts, because the log
+    /// and every replica's tail keep it until a checkpoint has passed it.
     pub fn is_empty(&self) -> bool {
-        self.tally.total() == 0 && self.quarantined.is_empty()
+        self.entries == 0
     }
 
     /// What became of the events so far.
@@ -82,61 +86,49 @@ impl WindowTable {
 
     /// All deltas, ascending by app and hour.
     pub fn deltas(&self) -> impl Iterator<Item = (&AppId, Hour, &Rollup)> {
-        self.apps.iter().flat_map(|(app, hours)| hours.iter().map(move |(hour, delta)| (app, *hour, delta)))
+        let windows = self.apps.sorted().into_iter();
+        windows.flat_map(|app| app.windows.iter().map(move |(hour, delta)| (&app.id, *hour, delta)))
     }
 
     /// The deltas of one app's hours.
     pub fn hours(&self, app: &AppId, hours: Range<Hour>) -> Vec<(Hour, Rollup)> {
-        let Some(windows) = self.apps.get(app) else { return Vec::new() };
-        if hours.start >= hours.end {
-            return Vec::new();
-        }
-        windows.range(hours).map(|(hour, delta)| (*hour, delta.clone())).collect()
+        let Some(app) = self.apps.find(app.as_str()) else { return Vec::new() };
+        let windows = app.windows.iter().filter(|(hour, _)| hours.contains(hour));
+        windows.map(|(hour, delta)| (*hour, delta.clone())).collect()
     }
 
     /// Whether it holds anything of the app.
     pub fn knows(&self, app: &AppId) -> bool {
-        self.apps.contains_key(app)
+        self.apps.find(app.as_str()).is_some()
     }
 
     /// Apps by name with their first and last hour: only those that begin with `prefix` and come behind `cursor`, at most
     /// `limit`.
     pub fn apps(&self, prefix: &str, cursor: Option<&str>, limit: usize) -> Vec<(AppId, Hour, Hour)> {
-        let start = match cursor {
-            Some(cursor) if cursor >= prefix => Bound::Excluded(cursor),
-            _ => Bound::Included(prefix),
-        };
-        self.apps
-            .range::<str, _>((start, Bound::Unbounded))
-            .take_while(|(app, _)| app.as_str().starts_with(prefix))
+        let apps = self.apps.sorted().into_iter();
+        apps.filter(|app| app.id.as_str().starts_with(prefix) && cursor.is_none_or(|cursor| app.id.as_str() > cursor))
             .take(limit)
-            .filter_map(|(app, hours)| Some((app.clone(), *hours.first_key_value()?.0, *hours.last_key_value()?.0)))
+            .filter_map(|app| Some((app.id.clone(), app.windows.first()?.0, app.windows.last()?.0)))
             .collect()
     }
 
     /// Folds one app's events.
-    fn fold_app(
-        &mut self,
-        app_id: &str,
-        events: &mut dyn Iterator<Item = (EventTime, ResponseTime)>,
-        pass: &mut Pass<'_>,
-    ) {
-        if !self.apps.contains_key(app_id) {
-            let app = AppId::new(app_id).expect("a checked batch holds app ids only");
+    fn fold_app(&mut self, app_id: &str, mut events: &[(EventTime, ResponseTime)], pass: &mut Pass<'_>) {
+        let (app, is_new) = self.apps.find_or_insert(app_id);
+        if is_new {
             self.bytes += app_id.len() + 4;
-            self.apps.insert(app, BTreeMap::new());
         }
-        let windows = self.apps.get_mut(app_id).expect("it was just put in");
-        let mut events = events.peekable();
-        while let Some((time, _)) = events.peek() {
-            let hour = time.hour();
-            let is_late = pass.sealed.has_sealed(hour);
-            let delta = windows.entry(hour).or_default();
+        while let Some((first, _)) = events.first() {
+            let hour = first.hour();
+            let window = hour.start()..hour.end();
+            // Events of an app mostly share their hour.
+            let length = events.iter().position(|(time, _)| !window.contains(time)).unwrap_or(events.len());
+            let (own, others) = events.split_at(length);
+            events = others;
+            own.iter().for_each(|(time, _)| pass.watermark.observe(*time, pass.stamp_ms));
+            let delta = app.window(hour);
             let bytes_before = encoded_bytes(delta);
-            while let Some((time, value)) = events.next_if(|(time, _)| time.hour() == hour) {
-                pass.watermark.observe(time, pass.stamp_ms);
-                delta.record(value, is_late, pass.config);
-            }
+            delta.record_all(own.iter().map(|(_, value)| *value), pass.sealed.has_sealed(hour), pass.config);
             self.bytes += encoded_bytes(delta).saturating_sub(bytes_before);
         }
     }

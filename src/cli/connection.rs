@@ -22,6 +22,11 @@ pub struct Connection {
 }
 
 impl Connection {
+    /// Those servers.
+    pub fn servers(&self) -> &[String] {
+        &self.servers
+    }
+
     /// A client of those servers.
     pub fn client(&self) -> Result<Client, Failure> {
         Ok(Client::new(&self.servers)?)

@@ -60,7 +60,9 @@ impl From<client::Error> for Failure {
                 Failure::new(Exit::Usage, format!("{error} (given by --server or HOURMARK_SERVER)"))
             }
             client::Error::Refused(refusal) => match (refusal.status, refusal.code.as_str()) {
-                (404, "unknown_app" | "no_events") => Failure::new(Exit::NotFound, refusal.detail.clone()),
+                (404, "unknown_app" | "no_events" | "unknown_node") => {
+                    Failure::new(Exit::NotFound, refusal.detail.clone())
+                }
                 (400, _) => Failure::new(Exit::Usage, refusal.detail.clone()),
                 _ => Failure::new(Exit::Failed, error.to_string()),
             },

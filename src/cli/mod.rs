@@ -2,11 +2,13 @@
 //!
 //! Data goes to stdout, all else to stderr. Exit codes: see [`failure::Exit`].
 
+mod bench;
 mod cluster_view;
 mod completions;
 mod connection;
 mod dev;
 mod failure;
+mod nodes;
 mod output;
 mod query;
 mod send;
@@ -48,6 +50,9 @@ enum Command {
     Send(send::Arguments),
     Query(query::Arguments),
     Status(status::Arguments),
+    Drain(nodes::DrainArguments),
+    Remove(nodes::RemoveArguments),
+    Bench(Box<bench::Arguments>),
     #[cfg(feature = "simulation")]
     Simulate(simulate::Arguments),
     Completions(completions::Arguments),
@@ -60,7 +65,10 @@ pub fn run() -> ExitCode {
         Command::Dev(arguments) => block_on(dev::run(&arguments)),
         Command::Send(arguments) => block_on(send::run(&arguments)),
         Command::Query(arguments) => block_on(query::run(&arguments)),
+        Command::Bench(arguments) => block_on(bench::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
+        Command::Drain(arguments) => block_on(nodes::drain(&arguments)),
+        Command::Remove(arguments) => block_on(nodes::remove(&arguments)),
         #[cfg(feature = "simulation")]
         Command::Simulate(arguments) => simulate::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

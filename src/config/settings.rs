@@ -39,9 +39,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 const MONTH: Duration = Duration::from_secs(30 * 86_400);
 const CENTURIES: Duration = Duration::from_secs(100_000 * 86_400);
-const KIB: usize = 1 << 10;
 const MIB: usize = 1 << 20;
 const GIB: usize = 1 << 30;
+
+/// The smallest file of the log: an entry takes at most a quarter of one, and a checkpoint that does not fit would never
+/// get into the log.
+const SEGMENT_BYTES_MIN: usize = 56 * MIB;
+const _: () = assert!(SEGMENT_BYTES_MIN / 4 >= crate::format::ENTRY_BYTES_MAX + 1024);
 
 /// Every setting, in the order that help and documentation list them.
 pub const SETTINGS: &[Setting] = &[
@@ -181,10 +185,30 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "segment_bytes",
         what: "Size of one file of the log; the log shrinks and grows by whole files.",
-        why: "large enough that making files is rare, small enough that space comes back soon",
+        why: "large enough that making files is rare, small enough that space comes back soon; a quarter of it must hold the \
+              largest entry",
         empty_default: "",
         is_basic: false,
-        kind: Kind::Bytes(|config| &mut config.segment_bytes, 64 * KIB..=GIB),
+        kind: Kind::Bytes(|config| &mut config.segment_bytes, SEGMENT_BYTES_MIN..=GIB),
+    },
+    Setting {
+        name: "log_bytes_max",
+        what: "Bytes of the log's files beyond which old entries should go: what they hold is then made durable in the store \
+               ahead of its time. The log grows beyond it only while a partition has no leader or a replica cannot follow.",
+        why: "minutes of events at full load, so that writing out stays rare; small against any disk",
+        empty_default: "",
+        is_basic: false,
+        kind: Kind::Bytes(|config| &mut config.log_bytes_max, 4 * SEGMENT_BYTES_MIN..=1024 * GIB),
+    },
+    Setting {
+        name: "replace_after",
+        what: "After how long a silence a node's replicas are made anew on other nodes, where enough others live. `off`: never by \
+               itself.",
+        why: "longer than a restart or an upgrade takes, shorter than a second failure is likely; a node that is back takes its \
+              share again",
+        empty_default: "",
+        is_basic: false,
+        kind: Kind::DurationOrOff(|config| &mut config.replace_after, Duration::from_secs(5)..=CENTURIES),
     },
     Setting {
         name: "heartbeat_interval",

@@ -101,6 +101,42 @@ impl Rollup {
         }
     }
 
+    /// Adds values, all of them late or none: as [`Rollup::record`] for each, but cheaper.
+    pub fn record_all(
+        &mut self,
+        values: impl ExactSizeIterator<Item = ResponseTime> + Clone,
+        are_late: bool,
+        config: &SketchConfig,
+    ) {
+        let count = values.len();
+        let (mut sum_ns, mut min, mut max) = (0u128, ResponseTime(u64::MAX), ResponseTime(0));
+        for value in values.clone() {
+            sum_ns += u128::from(value.0);
+            min = min.min(value);
+            max = max.max(value);
+        }
+        if count == 0 {
+            return;
+        }
+        self.min = if self.count == 0 { min } else { self.min.min(min) };
+        self.max = self.max.max(max);
+        self.count += count as u64;
+        self.late += if are_late { count as u64 } else { 0 };
+        self.sum_ns += sum_ns;
+        match &mut self.values {
+            Values::Sketch(sketch) => values.for_each(|value| sketch.add(value, config)),
+            Values::Exact(exact) if exact.len() + count <= EXACT_VALUES_MAX => {
+                exact.extend(values.map(|value| value.0));
+                exact.sort_unstable();
+            }
+            Values::Exact(exact) => {
+                let mut sketch = sketch_of(exact, config);
+                values.for_each(|value| sketch.add(value, config));
+                self.values = Values::Sketch(sketch);
+            }
+        }
+    }
+
     /// Adds all values of `other`, which must be of the same configuration.
     pub fn merge(&mut self, other: &Rollup, config: &SketchConfig) {
         if other.count == 0 {
@@ -311,6 +347,19 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn values_together_are_the_same_as_one_by_one(
+            runs in prop::collection::vec((prop::collection::vec(0u64..=ResponseTime::MAX.0, 0..50), any::<bool>()), 0..5),
+        ) {
+            let config = SketchConfig::default();
+            let (mut together, mut single) = (Rollup::default(), Rollup::default());
+            for (values, are_late) in runs {
+                together.record_all(values.iter().map(|value| ResponseTime(*value)), are_late, &config);
+                values.iter().for_each(|value| single.record(ResponseTime(*value), are_late, &config));
+                prop_assert_eq!(&together, &single);
+            }
+        }
+
         #[test]
         fn the_average_is_the_nearest_double(values in prop::collection::vec(0u64..=ResponseTime::MAX.0, 1..100)) {
             let rollup = rollup_of(&values, &SketchConfig::default());

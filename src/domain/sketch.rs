@@ -30,8 +30,8 @@ pub struct SketchConfig {
     table: Arc<KeyTable>,
 }
 
-/// Keys by the leading bits of a value, so that no logarithm is taken per event. Each cell spans less than one bin, so it
-/// holds at most one border between two bins.
+/// Keys by the leading bits of a value in ns as a double, so that no logarithm is taken per event, and no division either.
+/// Each cell spans less than one bin, so it holds at most one border between two bins.
 #[derive(Debug)]
 struct KeyTable {
     shift: u32,
@@ -42,8 +42,9 @@ struct KeyTable {
 /// One cell: `key` below `border`, the next key from it on.
 #[derive(Debug, Clone, Copy)]
 struct Cell {
+    /// In ns.
+    border: u64,
     key: i32,
-    border: f64,
 }
 
 impl SketchConfig {
@@ -69,11 +70,10 @@ impl SketchConfig {
     }
 
     /// The bin of a value above zero; exactly the crate's.
+    #[inline]
     fn key(&self, value: ResponseTime) -> i32 {
-        // `as_ms` of the allowed range, without its check: at most 1e17 ns, and the division rounds once below 2^53 ns.
-        let ms = if value.0 <= 1 << 53 { value.0 as f64 / 1e6 } else { value.as_ms() };
-        let cell = self.table.cells[((ms.to_bits() >> self.table.shift) - self.table.first_cell) as usize];
-        cell.key + i32::from(ms >= cell.border)
+        let cell = self.table.cells[self.table.cell_of(value.0)];
+        cell.key + i32::from(value.0 >= cell.border)
     }
 }
 
@@ -94,29 +94,41 @@ impl KeyTable {
         // A cell spans at most 2^-bits of its value; a bin spans gamma - 1.
         let bits = (-(config.gamma - 1.0).log2()).ceil() as u32 + 1;
         let shift = 52 - bits;
-        let first_cell = (1.0 / 1e6f64).to_bits() >> shift;
-        let last_cell = ResponseTime::MAX.as_ms().to_bits() >> shift;
-        let cells =
-            (first_cell..=last_cell).map(|cell| Cell::new(config, cell << shift, (cell + 1) << shift)).collect();
-        KeyTable { shift, first_cell, cells }
+        let first_cell = 1f64.to_bits() >> shift;
+        let mut table = KeyTable { shift, first_cell, cells: Vec::new() };
+        let mut first = 1;
+        while first <= ResponseTime::MAX.0 {
+            let cell = table.cell_of(first);
+            let end = first_where(first, ResponseTime::MAX.0 + 1, |ns| table.cell_of(ns) > cell);
+            let key = |ns| config.key(ResponseTime(ns).as_ms());
+            let border = first_where(first, end, |ns| key(ns) != key(first));
+            // Small integers leave cells between them empty.
+            table.cells.resize(cell, Cell { border: u64::MAX, key: key(first) });
+            table.cells.push(Cell { border, key: key(first) });
+            first = end;
+        }
+        table
+    }
+
+    /// The cell of a value above zero, in ns. Rises with the value: converting rounds, but never past another one.
+    #[inline]
+    fn cell_of(&self, ns: u64) -> usize {
+        (((ns as f64).to_bits() >> self.shift) - self.first_cell) as usize
     }
 }
 
-impl Cell {
-    /// The cell of the values with bits in `[first, end)`. Positive doubles are ordered as their bits are.
-    fn new(config: &Config, first: u64, end: u64) -> Cell {
-        let key = config.key(f64::from_bits(first));
-        let (mut low, mut high) = (first, end);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            if config.key(f64::from_bits(middle)) == key {
-                low = middle + 1;
-            } else {
-                high = middle;
-            }
+/// The first number in `[first, end)` from which on `is_behind` holds; `end` if there is none.
+fn first_where(first: u64, end: u64, is_behind: impl Fn(u64) -> bool) -> u64 {
+    let (mut low, mut high) = (first, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if is_behind(middle) {
+            high = middle;
+        } else {
+            low = middle + 1;
         }
-        Cell { key, border: f64::from_bits(low) }
     }
+    low
 }
 
 /// Counts by bin. Which values it was given is forgotten, how many fell into each bin is not.
@@ -130,6 +142,7 @@ pub struct Sketch {
 
 impl Sketch {
     /// Adds one value.
+    #[inline]
     pub fn add(&mut self, value: ResponseTime, config: &SketchConfig) {
         if value.0 == 0 {
             self.zeros += 1;
@@ -202,16 +215,21 @@ impl Sketch {
         size_of::<Sketch>() + self.counts.capacity() * size_of::<u64>()
     }
 
+    #[inline]
     fn add_to_bin(&mut self, key: i32, count: u64) {
-        let index = key.wrapping_sub(self.first_key);
-        match usize::try_from(index).ok().and_then(|index| self.counts.get_mut(index)) {
+        // A key below the first one becomes a large index.
+        let index = key.wrapping_sub(self.first_key).cast_unsigned() as usize;
+        match self.counts.get_mut(index) {
             Some(bin) => *bin += count,
-            None => {
-                self.cover(key);
-                let index = usize::try_from(key - self.first_key).expect("covered");
-                self.counts[index] += count;
-            }
+            None => self.add_to_new_bin(key, count),
         }
+    }
+
+    #[cold]
+    fn add_to_new_bin(&mut self, key: i32, count: u64) {
+        self.cover(key);
+        let index = usize::try_from(key - self.first_key).expect("covered");
+        self.counts[index] += count;
     }
 
     /// Widens the bins so that `key` has one.

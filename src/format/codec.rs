@@ -23,13 +23,41 @@ pub enum Error {
     TooLarge(&'static str, usize),
 }
 
+/// Most bytes of a varint below 2^64.
+pub const VARINT_BYTES_MAX: usize = 10;
+
 /// Appends `value` in LEB128: seven bits a byte, low bits first.
+#[inline]
 pub fn put_varint(out: &mut Vec<u8>, mut value: u128) {
+    // Two registers are only needed where there is something in the upper one: sums of long hours.
+    while value > u128::from(u64::MAX) {
+        out.push((value as u8) | 0x80);
+        value >>= 7;
+    }
+    let mut value = value as u64;
     while value >= 0x80 {
         out.push((value as u8) | 0x80);
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// Writes `value` as [`put_varint`] does to the start of `out`, which has [`VARINT_BYTES_MAX`] bytes or more; returns how
+/// many bytes it took. For columns: one check of the room for many values.
+#[inline]
+pub fn write_varint(out: &mut [u8], mut value: u64) -> usize {
+    if value < 0x80 {
+        out[0] = value as u8;
+        return 1;
+    }
+    let mut length = 0;
+    while value >= 0x80 {
+        out[length] = (value as u8) | 0x80;
+        value >>= 7;
+        length += 1;
+    }
+    out[length] = value as u8;
+    length + 1
 }
 
 /// Appends a text or bytes with their length before them.
@@ -92,7 +120,27 @@ impl<'a> Reader<'a> {
     }
 
     /// The next varint, below 2^64.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64, Error> {
+        // Nearly all have one to three bytes.
+        match *self.rest {
+            [a @ ..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(a))
+            }
+            [a, b @ 1..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(a & 0x7f) | u64::from(b) << 7)
+            }
+            [a, b @ 0x80..=0xff, c @ 1..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(a & 0x7f) | u64::from(b & 0x7f) << 7 | u64::from(c) << 14)
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64, Error> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -215,6 +263,14 @@ mod tests {
             prop_assert_eq!(reader.varint_128(), Ok(wide));
             prop_assert_eq!(reader.end(), Ok(()));
             prop_assert_eq!(unzigzag(zigzag(signed)), signed);
+            for shift in [0, 7, 14, 21, 28, 56, 57, 63] {
+                let value = value >> shift;
+                let (mut pushed, mut written) = (Vec::new(), [0; VARINT_BYTES_MAX]);
+                put_varint(&mut pushed, u128::from(value));
+                let length = write_varint(&mut written, value);
+                prop_assert_eq!(&pushed[..], &written[..length]);
+                prop_assert_eq!(Reader::new("test", &pushed).varint(), Ok(value));
+            }
         }
 
         #[test]

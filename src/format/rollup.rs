@@ -31,6 +31,8 @@ impl StoredRollup {
     /// Writes a row.
     pub fn encode(&self) -> Bytes {
         let mut out = codec::begin(VERSION);
+        // A bin takes two or three bytes, eight in memory; growing step by step would copy them several times.
+        out.reserve(64 + self.rollup.memory_bytes() / 2);
         put_varint(&mut out, u128::from(self.revision));
         put(&mut out, &self.rollup);
         codec::seal(out)
@@ -96,12 +98,12 @@ fn take_exact(reader: &mut Reader<'_>) -> Result<Vec<u64>, Error> {
         return Err(reader.invalid("number of values"));
     }
     let mut before = 0u64;
-    (0..count)
-        .map(|_| {
-            before = before.checked_add(reader.varint()?).ok_or(reader.invalid("value"))?;
-            Ok(before)
-        })
-        .collect()
+    let mut values = Vec::with_capacity(count);
+    for _ in 0..count {
+        before = before.checked_add(reader.varint()?).ok_or(reader.invalid("value"))?;
+        values.push(before);
+    }
+    Ok(values)
 }
 
 fn take_sketch(reader: &mut Reader<'_>) -> Result<Sketch, Error> {
@@ -111,15 +113,14 @@ fn take_sketch(reader: &mut Reader<'_>) -> Result<Sketch, Error> {
     }
     let mut before = 0i64;
     let mut total = zeros;
-    let bins: Vec<(i32, u64)> = (0..count)
-        .map(|_| {
-            before = before.checked_add(unzigzag(reader.varint()?)).ok_or(reader.invalid("key"))?;
-            let key = i32::try_from(before).map_err(|_| reader.invalid("key"))?;
-            let count = reader.varint()?;
-            total = total.checked_add(count).ok_or(reader.invalid("count"))?;
-            Ok((key, count))
-        })
-        .collect::<Result<_, Error>>()?;
+    let mut bins = Vec::with_capacity(count);
+    for _ in 0..count {
+        before = before.checked_add(unzigzag(reader.varint()?)).ok_or(reader.invalid("key"))?;
+        let key = i32::try_from(before).map_err(|_| reader.invalid("key"))?;
+        let count = reader.varint()?;
+        total = total.checked_add(count).ok_or(reader.invalid("count"))?;
+        bins.push((key, count));
+    }
     Sketch::from_bins(zeros, &bins).ok_or(reader.invalid("bins"))
 }
 

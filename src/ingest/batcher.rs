@@ -6,9 +6,9 @@
 //!  requests ◀──────────── verdict of each part ◀──────────────────────────────────────────────────┘ again: same bytes
 //! ```
 //!
-//! - Linger is natural: with fewer than [`EAGER_IN_FLIGHT`] entries under way the next one closes at once, beyond that it
-//!   fills until one of them lands, it has its bytes, or it has its age. A quiet node adds no latency, a busy one writes
-//!   large entries.
+//! - Linger is natural: with no entry under way the next one closes at once, otherwise it fills until one lands, it has its
+//!   bytes, or it has its age. One entry that takes longer than that holds nothing up. A quiet node adds no latency, a busy
+//!   one writes large entries.
 //! - An entry is encoded once. Whatever goes wrong, the same bytes are appended again, so (edge, sequence) tells every
 //!   replica that it has seen them.
 //! - The sequences of entries that are not done span fewer than [`SEQUENCE_SPAN_MAX`]: a replica remembers that many.
@@ -26,7 +26,7 @@ use cluster::PartitionId;
 use cluster::environment::Environment;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,10 +35,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Entries of one partition under way at a time. 8 keep a leader's pipeline full over a round trip of several fsyncs.
 const IN_FLIGHT_MAX: usize = 8;
-/// With fewer entries under way than this, the next one does not wait for company.
-const EAGER_IN_FLIGHT: usize = 2;
-/// How long a part waits for company at most: an fsync or two, less than anyone notices.
-const AGE_MAX: Duration = Duration::from_millis(4);
+/// How long a part waits for company at most, and how long one entry under way makes others wait. An entry costs all nodes
+/// together as much as a thousand of its events, so under load each should carry what came while the one before was under
+/// way; that takes an fsync or two on a machine that is not overloaded.
+const AGE_MAX: Duration = Duration::from_millis(20);
 /// Entry sequences of an edge that a replica tells apart.
 const SEQUENCE_SPAN_MAX: u64 = 1024;
 /// Parts that wait for their entry; further requests wait at the inbox, each until its deadline.
@@ -52,7 +52,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a part in the header of its entry, besides its producer's name.
 const PART_HEADER_BYTES: usize = 32;
 
-const _: () = assert!(IN_FLIGHT_MAX as u64 <= SEQUENCE_SPAN_MAX && EAGER_IN_FLIGHT <= IN_FLIGHT_MAX);
+const _: () = assert!(IN_FLIGHT_MAX as u64 <= SEQUENCE_SPAN_MAX);
 
 /// What became of a part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl Batcher {
     ) -> Batcher {
         let (inbox, arrivals) = mpsc::channel(WAITING_MAX);
         let sender = Sender { environment: environment.clone(), append, partition, metrics };
-        let queue = Queue { edge, parts: VecDeque::new(), bytes: 0, sequence: 0, in_flight: BTreeSet::new() };
+        let queue = Queue { edge, parts: VecDeque::new(), bytes: 0, sequence: 0, in_flight: BTreeMap::new() };
         environment.tasks.spawn("ingest batcher", run(sender, queue, arrivals));
         Batcher { inbox }
     }
@@ -163,7 +163,8 @@ struct Queue {
     bytes: usize,
     /// Of the next entry.
     sequence: u64,
-    in_flight: BTreeSet<u64>,
+    /// Sequences of entries under way, and since when.
+    in_flight: BTreeMap<u64, Instant>,
 }
 
 /// An entry with those who wait for it.
@@ -180,22 +181,27 @@ impl Queue {
     }
 
     fn landed(&mut self, sequence: u64) {
-        assert!(self.in_flight.remove(&sequence), "entry {sequence} landed twice");
+        assert!(self.in_flight.remove(&sequence).is_some(), "entry {sequence} landed twice");
     }
 
     fn has_room(&self) -> bool {
-        let span = self.in_flight.first().map_or(0, |oldest| self.sequence - oldest);
+        let span = self.in_flight.first_key_value().map_or(0, |(oldest, _)| self.sequence - oldest);
         self.in_flight.len() < IN_FLIGHT_MAX && span < SEQUENCE_SPAN_MAX
     }
 
-    /// When the oldest part has waited long enough; `None` if there is none, or no room for its entry.
+    /// When the parts have waited long enough; `None` if there is none, or no room for their entry.
     fn ripe_at(&self) -> Option<Instant> {
-        self.parts.front().filter(|_| self.has_room()).map(|oldest| oldest.since + AGE_MAX)
+        let oldest = self.parts.front().filter(|_| self.has_room())?.since;
+        let begun = match self.in_flight.len() {
+            1 => self.in_flight.first_key_value().map_or(oldest, |(_, begun)| oldest.min(*begun)),
+            _ => oldest,
+        };
+        Some(begun + AGE_MAX)
     }
 
     fn may_close(&self, now: Instant) -> bool {
-        let is_idle = self.in_flight.len() < EAGER_IN_FLIGHT;
-        self.ripe_at().is_some_and(|ripe_at| is_idle || self.bytes >= ENTRY_BYTES_TARGET || ripe_at <= now)
+        let is_due = self.in_flight.is_empty() || self.bytes >= ENTRY_BYTES_TARGET;
+        self.ripe_at().is_some_and(|ripe_at| is_due || ripe_at <= now)
     }
 
     /// Makes an entry of the oldest parts; those that nobody waits for any more are left out. `None` if all are.
@@ -217,7 +223,7 @@ impl Queue {
         }
         let sequence = self.sequence;
         self.sequence += 1;
-        self.in_flight.insert(sequence);
+        self.in_flight.insert(sequence, now);
         let entry = EventsEntry { edge: self.edge, edge_sequence: sequence, stamp_ms, parts };
         Some(Load { sequence, entry: Entry::Events(entry).encode(), clients })
     }

@@ -3,6 +3,7 @@
 use super::admission::{Overloaded, Permit};
 use super::ndjson::{Event, Parser};
 use super::reason::Reason;
+use crate::domain::{EventTime, ResponseTime};
 use bytes::Bytes;
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use serde_json::value::RawValue;
@@ -39,6 +40,8 @@ pub enum Kind {
     Lines,
     /// One JSON object, or an array of them.
     Json,
+    /// A columnar [batch](crate::format::Batch).
+    Batch,
 }
 
 impl Kind {
@@ -48,6 +51,7 @@ impl Kind {
         match essence.trim().to_ascii_lowercase().as_str() {
             "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Kind::Lines),
             "application/json" => Some(Kind::Json),
+            "application/vnd.hourmark.batch" => Some(Kind::Batch),
             _ => None,
         }
     }
@@ -116,28 +120,49 @@ fn collect(mut reader: impl Read, bytes_max: usize, permit: &mut Permit) -> Resu
     }
 }
 
-/// Reads a body and hands each event and each refused line to `take`, with its number from 1. Lines are counted with the
+/// Takes what is read from a body.
+pub trait Take<'a> {
+    /// Takes an event if its app id is that of an event taken before; otherwise takes nothing, and is given the whole line.
+    fn take_known(&mut self, _app_id: &[u8], _time: EventTime, _response_time: ResponseTime) -> bool {
+        false
+    }
+
+    /// Takes an event or the refusal of a line, with its number from 1.
+    fn take(&mut self, line: u64, verdict: Result<Event<'a>, Reason>);
+}
+
+impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Take<'a> for F {
+    fn take(&mut self, line: u64, verdict: Result<Event<'a>, Reason>) {
+        self(line, verdict);
+    }
+}
+
+/// How a body of text writes its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Text {
+    /// One JSON object a line.
+    Lines,
+    /// One JSON object, or an array of them.
+    Json,
+}
+
+/// Reads a body of text and hands each event and each refused line to `take`, with its number from 1. Lines are counted with the
 /// blank ones, elements of a JSON array one by one, and a single object is line 1.
 ///
 /// An error means that the whole body is refused (a JSON array with a flaw in it: where its elements begin and end is
 /// anyone's guess); forget what `take` got.
-pub fn read<'a>(
-    body: &'a [u8],
-    kind: Kind,
-    parser: &mut Parser,
-    mut take: impl FnMut(u64, Result<Event<'a>, Reason>),
-) -> Result<(), Reason> {
-    match kind {
-        Kind::Lines => {
+pub fn read<'a>(body: &'a [u8], text: Text, parser: &mut Parser, mut take: impl Take<'a>) -> Result<(), Reason> {
+    match text {
+        Text::Lines => {
             read_lines(body, parser, take);
             Ok(())
         }
-        Kind::Json => match body.trim_ascii_start() {
+        Text::Json => match body.trim_ascii_start() {
             [b'[', ..] => read_array(body, parser, take),
             [] => Ok(()),
             object => {
                 if let Some(verdict) = parser.line(object).transpose() {
-                    take(1, verdict);
+                    take.take(1, verdict);
                 }
                 Ok(())
             }
@@ -145,23 +170,25 @@ pub fn read<'a>(
     }
 }
 
-fn read_lines<'a>(body: &'a [u8], parser: &mut Parser, mut take: impl FnMut(u64, Result<Event<'a>, Reason>)) {
+fn read_lines<'a>(body: &'a [u8], parser: &mut Parser, mut take: impl Take<'a>) {
     let (mut rest, mut number) = (body, 0);
     while !rest.is_empty() {
-        let (line, next) = parser.first_line(rest);
         number += 1;
+        if let Some((event, next)) = parser.likely(rest)
+            && take.take_known(event.app_id, event.time, event.response_time)
+        {
+            rest = next;
+            continue;
+        }
+        let (line, next) = parser.first_line(rest);
         if let Some(verdict) = line.transpose() {
-            take(number, verdict);
+            take.take(number, verdict);
         }
         rest = next;
     }
 }
 
-fn read_array<'a>(
-    body: &'a [u8],
-    parser: &mut Parser,
-    take: impl FnMut(u64, Result<Event<'a>, Reason>),
-) -> Result<(), Reason> {
+fn read_array<'a>(body: &'a [u8], parser: &mut Parser, take: impl Take<'a>) -> Result<(), Reason> {
     let text = std::str::from_utf8(body).map_err(|_| Reason::InvalidUtf8)?;
     let mut json = serde_json::Deserializer::from_str(text);
     json.deserialize_seq(Elements { parser, take }).map_err(|_| Reason::InvalidJson)?;
@@ -169,12 +196,12 @@ fn read_array<'a>(
 }
 
 /// Visits the elements of an array without collecting them.
-struct Elements<'p, F> {
+struct Elements<'p, T> {
     parser: &'p mut Parser,
-    take: F,
+    take: T,
 }
 
-impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Visitor<'a> for Elements<'_, F> {
+impl<'a, T: Take<'a>> Visitor<'a> for Elements<'_, T> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -186,7 +213,7 @@ impl<'a, F: FnMut(u64, Result<Event<'a>, Reason>)> Visitor<'a> for Elements<'_, 
         while let Some(element) = elements.next_element::<&'a RawValue>()? {
             number += 1;
             if let Some(verdict) = self.parser.line(element.get().as_bytes()).transpose() {
-                (self.take)(number, verdict);
+                self.take.take(number, verdict);
             }
         }
         Ok(())
@@ -222,11 +249,16 @@ mod tests {
         Ok((body, level.get()))
     }
 
-    fn lines(body: &str, kind: Kind) -> Result<Vec<(u64, Option<Reason>)>, Reason> {
+    fn lines(body: &str, kind: Text) -> Result<Vec<(u64, Option<Reason>)>, Reason> {
         let mut lines = Vec::new();
-        read(body.as_bytes(), kind, &mut Parser::new(TimeLimits::NONE), |number, verdict| {
-            lines.push((number, verdict.err()));
-        })?;
+        read(
+            body.as_bytes(),
+            kind,
+            &mut Parser::new(TimeLimits::NONE),
+            |number, verdict: Result<Event<'_>, Reason>| {
+                lines.push((number, verdict.err()));
+            },
+        )?;
         Ok(lines)
     }
 
@@ -287,8 +319,8 @@ mod tests {
     fn lines_are_counted_with_the_blank_ones() {
         let body = format!("\n{GOOD}\r\n \nx\n\n{GOOD}");
         let expected = vec![(2, None), (4, Some(Reason::InvalidJson)), (6, None)];
-        assert_eq!(lines(&body, Kind::Lines), Ok(expected));
-        assert_eq!(lines("", Kind::Lines), Ok(vec![]));
+        assert_eq!(lines(&body, Text::Lines), Ok(expected));
+        assert_eq!(lines("", Text::Lines), Ok(vec![]));
     }
 
     #[test]
@@ -300,9 +332,9 @@ mod tests {
         let missing = Reason::MissingField(super::super::Field::AppId);
         let expected =
             vec![(1, None), (2, None), (3, Some(bad[0])), (4, Some(bad[1])), (5, Some(bad[2])), (6, Some(missing))];
-        assert_eq!(lines(&body, Kind::Json), Ok(expected));
+        assert_eq!(lines(&body, Text::Json), Ok(expected));
         for empty in ["", " \n", "[]", " [ ] "] {
-            assert_eq!(lines(empty, Kind::Json), Ok(vec![]), "{empty:?}");
+            assert_eq!(lines(empty, Text::Json), Ok(vec![]), "{empty:?}");
         }
     }
 
@@ -315,18 +347,21 @@ mod tests {
             format!("[{GOOD} {GOOD}]"),
             "[".repeat(100_000),
         ] {
-            assert_eq!(lines(&flawed, Kind::Json), Err(Reason::InvalidJson));
+            assert_eq!(lines(&flawed, Text::Json), Err(Reason::InvalidJson));
         }
         let mut parser = Parser::new(TimeLimits::NONE);
-        assert_eq!(read(b"[\"\xff\"]", Kind::Json, &mut parser, |_, _| {}), Err(Reason::InvalidUtf8));
+        assert_eq!(
+            read(b"[\"\xff\"]", Text::Json, &mut parser, |_, _: Result<Event<'_>, Reason>| {}),
+            Err(Reason::InvalidUtf8)
+        );
     }
 
     #[test]
     fn a_single_object_is_line_one() {
-        assert_eq!(lines(&GOOD.replace(',', ",\n"), Kind::Json), Ok(vec![(1, None)]));
+        assert_eq!(lines(&GOOD.replace(',', ",\n"), Text::Json), Ok(vec![(1, None)]));
         let two = format!("{GOOD}\n{GOOD}");
-        assert_eq!(lines(&two, Kind::Json), Ok(vec![(1, Some(Reason::InvalidJson))]));
-        assert_eq!(lines("17", Kind::Json), Ok(vec![(1, Some(Reason::NotAnObject))]));
+        assert_eq!(lines(&two, Text::Json), Ok(vec![(1, Some(Reason::InvalidJson))]));
+        assert_eq!(lines("17", Text::Json), Ok(vec![(1, Some(Reason::NotAnObject))]));
     }
 
     #[test]

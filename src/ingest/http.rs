@@ -14,7 +14,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -152,7 +152,8 @@ const ALL_REJECTED: &str = "all_lines_rejected";
         description = "Events `{\"app_id\", \"timestamp\", \"response_time_ms\"}`: one a line, one object, or an array",
         content(
             (String = "application/x-ndjson", example = "{\"app_id\":\"checkout\",\"timestamp\":\"2026-11-22T20:15:03.123Z\",\"response_time_ms\":12.75}\n"),
-            (serde_json::Value = "application/json")
+            (serde_json::Value = "application/json"),
+            (Vec<u8> = "application/vnd.hourmark.batch")
         )
     ),
     responses(
@@ -196,7 +197,7 @@ async fn take(
     let (kind, encoding) = (kind(headers)?, encoding(headers)?);
     let producer = producer(headers)?;
     let mut permit = intake.admit().map_err(overloaded)?;
-    let bytes = collect(headers, body, intake.settings().body_bytes_max, &mut permit).await?;
+    let bytes = collect(intake, headers, body, &mut permit).await?;
     let body = EventsBody { kind, encoding, bytes };
     let mut receipt = intake.accept(body, producer, permit).await.map_err(refusal)?;
     receipt.rejections.listed.truncate(errors_max);
@@ -206,7 +207,7 @@ async fn take(
 fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
     let Some(media_type) = headers.get(header::CONTENT_TYPE) else { return Ok(Kind::Lines) };
     media_type.to_str().ok().and_then(Kind::named).ok_or_else(|| {
-        let detail = "send Content-Type: application/x-ndjson (one event a line) or application/json";
+        let detail = "send Content-Type: application/x-ndjson (one event a line), application/json or application/vnd.hourmark.batch";
         Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail)
     })
 }
@@ -251,7 +252,8 @@ fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str
 }
 
 /// Reads a body as it comes in, each piece with room from the budget.
-async fn collect(headers: &HeaderMap, mut body: Body, bytes_max: usize, permit: &mut Permit) -> Result<Bytes, Problem> {
+async fn collect(intake: &Intake, headers: &HeaderMap, mut body: Body, permit: &mut Permit) -> Result<Bytes, Problem> {
+    let bytes_max = intake.settings().body_bytes_max;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     if let Some(bytes) = announced {
         if bytes > bytes_max {
@@ -261,7 +263,7 @@ async fn collect(headers: &HeaderMap, mut body: Body, bytes_max: usize, permit: 
         permit.grow(bytes).map_err(overloaded)?;
         permit.shrink(bytes);
     }
-    let mut collected = BytesMut::new();
+    let mut collected = intake.buffers().take(announced);
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|error| {
             let detail = format!("the body ended before its time: {error}");
@@ -272,9 +274,13 @@ async fn collect(headers: &HeaderMap, mut body: Body, bytes_max: usize, permit: 
             return Err(too_large(format!("the body has more than {bytes_max} bytes")));
         }
         permit.grow(data.len()).map_err(overloaded)?;
+        if collected.is_empty() && announced == Some(data.len()) {
+            // All of it in one piece, as small bodies are.
+            return Ok(data);
+        }
         collected.extend_from_slice(&data);
     }
-    Ok(collected.freeze())
+    Ok(intake.buffers().lend(collected))
 }
 
 fn too_large(detail: String) -> Problem {

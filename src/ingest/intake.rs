@@ -14,6 +14,7 @@ use super::admission::{Admission, Overloaded, Permit};
 use super::append::{Append, AppendError};
 use super::batcher::{Batcher, Outcome};
 use super::body::{self, Encoding, InflateError, Kind};
+use super::buffers::Buffers;
 use super::request::{BatchTooLarge, PartitionEvents, Rejections, Request};
 use crate::domain::{EventTime, Identity, ProducerId, Sequence, TimeLimits, Verdict};
 use crate::format::{Part, Token};
@@ -125,6 +126,7 @@ struct Shared {
     settings: Settings,
     metrics: IngestMetrics,
     admission: Admission,
+    buffers: Buffers,
     edge: u128,
     batchers: Mutex<BTreeMap<PartitionId, Batcher>>,
 }
@@ -141,8 +143,9 @@ impl Intake {
         let admission = Admission::new(settings.in_flight_bytes_max, settings.in_flight_requests_max, level);
         let edge = environment.entropy.next_u128();
         let environment = environment.clone();
-        let batchers = Mutex::default();
-        Intake { shared: Arc::new(Shared { environment, append, settings, metrics, admission, edge, batchers }) }
+        let (batchers, buffers) = Default::default();
+        let shared = Shared { environment, append, settings, metrics, admission, buffers, edge, batchers };
+        Intake { shared: Arc::new(shared) }
     }
 
     /// Lets a request in, before its body is read. Whoever reads the body grows the permit first.
@@ -153,6 +156,11 @@ impl Intake {
     /// The bounds in force.
     pub fn settings(&self) -> &Settings {
         &self.shared.settings
+    }
+
+    /// Memory for bodies.
+    pub(super) fn buffers(&self) -> &Buffers {
+        &self.shared.buffers
     }
 
     pub(super) fn metrics(&self) -> &IngestMetrics {

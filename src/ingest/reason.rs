@@ -27,6 +27,8 @@ impl Field {
 /// The rule that a refused line breaks. The first one that applies, in the order of the variants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reason {
+    /// The whole body is not a batch.
+    InvalidBatch,
     /// Longer than [`super::ndjson::LINE_BYTES_MAX`].
     LineTooLong,
     /// Not UTF-8.
@@ -59,6 +61,7 @@ impl Reason {
     /// The code that clients may act on.
     pub fn code(self) -> &'static str {
         match self {
+            Reason::InvalidBatch => "invalid_batch",
             Reason::LineTooLong => "line_too_long",
             Reason::InvalidUtf8 => "invalid_utf8",
             Reason::InvalidJson => "invalid_json",
@@ -80,7 +83,11 @@ impl Reason {
     /// The field that the rule is about, where it is about one.
     pub fn field(self) -> Option<Field> {
         match self {
-            Reason::LineTooLong | Reason::InvalidUtf8 | Reason::InvalidJson | Reason::NotAnObject => None,
+            Reason::InvalidBatch
+            | Reason::LineTooLong
+            | Reason::InvalidUtf8
+            | Reason::InvalidJson
+            | Reason::NotAnObject => None,
             Reason::DuplicateField(field) | Reason::MissingField(field) => Some(field),
             Reason::BadAppId => Some(Field::AppId),
             Reason::BadTimestamp | Reason::TimestampOutOfRange | Reason::TimestampInFuture => Some(Field::Timestamp),
@@ -92,6 +99,7 @@ impl Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Reason::InvalidBatch => "the body is not a batch of this version, or it is damaged",
             Reason::LineTooLong => "the line is longer than 1 MiB",
             Reason::InvalidUtf8 => "the line is not UTF-8",
             Reason::InvalidJson => "the line is not one JSON value",

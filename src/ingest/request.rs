@@ -1,10 +1,10 @@
 //! A whole request, read: one batch for each partition that it has events for, and what was refused.
 
-use super::body::{self, Kind};
-use super::ndjson::Parser;
+use super::body::{self, Kind, Take, Text};
+use super::ndjson::{Event, Parser, check_time};
 use super::reason::Reason;
-use crate::domain::{TimeLimits, slot_of};
-use crate::format::{BATCH_BYTES_MAX, BatchBuilder};
+use crate::domain::{EventTime, ResponseTime, TimeLimits, slot_of};
+use crate::format::{BATCH_BYTES_MAX, Batch, BatchBuilder};
 use bytes::Bytes;
 use cluster::PartitionId;
 use std::collections::BTreeMap;
@@ -66,42 +66,75 @@ impl Request {
     /// long names that are all different can exceed a batch if one partition gets all of them. It is refused here, where
     /// the client can still be told.
     pub fn read(body: &[u8], kind: Kind, limits: TimeLimits, slots: &[PartitionId]) -> Result<Request, BatchTooLarge> {
-        let mut builders: Vec<BatchBuilder> = Vec::new();
-        let mut rejections = Rejections::default();
-        let mut parser = Parser::new(limits);
-        let outcome = body::read(body, kind, &mut parser, |line, verdict| match verdict {
-            Ok(event) => {
-                let partition = usize::from(slots[usize::from(slot_of(&event.app_id))].0);
-                if partition >= builders.len() {
-                    builders.resize_with(partition + 1, BatchBuilder::default);
-                }
-                builders[partition].add(&event.app_id, event.time, event.response_time);
-            }
-            Err(reason) => rejections.add(line, reason),
-        });
-        if let Err(reason) = outcome {
-            let mut rejections = Rejections::default();
-            rejections.add(1, reason);
-            return Ok(Request { partitions: BTreeMap::new(), rejections });
-        }
+        let partition_of = |app_id: &str| slots[usize::from(slot_of(app_id))].0;
+        let (batches, rejections) = match kind {
+            Kind::Lines => read_text(body, Text::Lines, limits, partition_of),
+            Kind::Json => read_text(body, Text::Json, limits, partition_of),
+            Kind::Batch if body.len() > BATCH_BYTES_MAX => return Err(BatchTooLarge { bytes: body.len() }),
+            Kind::Batch => read_batch(body, limits, partition_of),
+        };
         let mut partitions = BTreeMap::new();
-        for (partition, builder) in (0..).map(PartitionId).zip(&mut builders) {
-            if !builder.is_empty() {
-                partitions.insert(partition, PartitionEvents::finish(builder)?);
+        for (partition, events, batch) in batches {
+            if batch.len() > BATCH_BYTES_MAX {
+                return Err(BatchTooLarge { bytes: batch.len() });
             }
+            partitions.insert(PartitionId(partition), PartitionEvents { events, batch });
         }
         Ok(Request { partitions, rejections })
     }
 }
 
-impl PartitionEvents {
-    fn finish(builder: &mut BatchBuilder) -> Result<PartitionEvents, BatchTooLarge> {
-        let events = u32::try_from(builder.len()).expect("a body has fewer than 2^32 lines");
-        let batch = builder.finish();
-        if batch.len() > BATCH_BYTES_MAX {
-            return Err(BatchTooLarge { bytes: batch.len() });
+/// Partition, number of events, batch.
+type Batches = Vec<(u16, u32, Bytes)>;
+
+/// Nothing of the body counts.
+fn refused(reason: Reason) -> (Batches, Rejections) {
+    let mut rejections = Rejections::default();
+    rejections.add(1, reason);
+    (Vec::new(), rejections)
+}
+
+fn read_text(body: &[u8], text: Text, limits: TimeLimits, partition_of: impl Fn(&str) -> u16) -> (Batches, Rejections) {
+    let (mut reading, mut parser) = (Reading::default(), Parser::new(limits));
+    match body::read(body, text, &mut parser, &mut reading) {
+        Ok(()) => (reading.builder.finish_by(partition_of), reading.rejections),
+        Err(reason) => refused(reason),
+    }
+}
+
+/// A batch that a client made is checked whole; its events have the numbers of their places in it, from 1.
+fn read_batch(body: &[u8], limits: TimeLimits, partition_of: impl Fn(&str) -> u16) -> (Batches, Rejections) {
+    if body.is_empty() {
+        return (Vec::new(), Rejections::default());
+    }
+    let Ok(batch) = Batch::decode(body) else { return refused(Reason::InvalidBatch) };
+    let mut rejections = Rejections::default();
+    for (number, time) in (1..).zip(batch.times()) {
+        if let Err(reason) = check_time(&limits, time.0) {
+            rejections.add(number, reason);
         }
-        Ok(PartitionEvents { events, batch })
+    }
+    (batch.split_by(partition_of, |time| check_time(&limits, time.0).is_ok()), rejections)
+}
+
+/// What has been read of a body so far.
+#[derive(Default)]
+struct Reading {
+    builder: BatchBuilder,
+    rejections: Rejections,
+}
+
+impl<'a> Take<'a> for &mut Reading {
+    #[inline]
+    fn take_known(&mut self, app_id: &[u8], time: EventTime, response_time: ResponseTime) -> bool {
+        self.builder.add_known(app_id, time, response_time)
+    }
+
+    fn take(&mut self, line: u64, verdict: Result<Event<'a>, Reason>) {
+        match verdict {
+            Ok(event) => self.builder.add(&event.app_id, event.time, event.response_time),
+            Err(reason) => self.rejections.add(line, reason),
+        }
     }
 }
 
@@ -132,9 +165,48 @@ mod tests {
     fn events(batch: &[u8]) -> Vec<(String, u64, u64)> {
         let mut all = Vec::new();
         Batch::decode(batch).unwrap().for_each_app(|app_id, events| {
-            all.extend(events.map(|(time, value)| (app_id.to_owned(), time.0, value.0)));
+            all.extend(events.iter().map(|(time, value)| (app_id.to_owned(), time.0, value.0)));
         });
         all
+    }
+
+    #[test]
+    fn a_batch_is_read_as_its_lines_are() {
+        let lines: Vec<_> = (0..300).map(|i| (format!("app-{}", i % 17), 1000 + i, i * i)).collect();
+        let text: Vec<String> = lines.iter().map(|(app, time, value)| line(app, *time, *value)).collect();
+        let mut batch = BatchBuilder::default();
+        for (app, time, value) in &lines {
+            batch.add(app, EventTime(*time), ResponseTime(value * 1_000_000));
+        }
+        let batch = batch.finish();
+        let limits = TimeLimits { latest: EventTime(1200), ..TimeLimits::NONE };
+        for (limits, refused) in [(TimeLimits::NONE, 0), (limits, 99)] {
+            let of = |body: &[u8], kind| Request::read(body, kind, limits, &slots(4)).unwrap();
+            let (from_text, from_batch) = (of(text.join("\n").as_bytes(), Kind::Lines), of(&batch, Kind::Batch));
+            assert_eq!(from_batch.partitions, from_text.partitions);
+            assert_eq!((from_batch.rejections.count, from_text.rejections.count), (refused, refused));
+        }
+        let request = Request::read(&batch, Kind::Batch, limits, &slots(4)).unwrap();
+        let (number, reason) = request.rejections.listed[0];
+        let mut times = Batch::decode(&batch).unwrap().times().map(|time| time.0).collect::<Vec<_>>().into_iter();
+        assert_eq!(times.position(|time| time > 1200).unwrap() as u64 + 1, number);
+        assert_eq!(reason, Reason::TimestampInFuture);
+    }
+
+    #[test]
+    fn what_is_no_batch_counts_nothing() {
+        let mut builder = BatchBuilder::default();
+        builder.add("a", EventTime(1), ResponseTime(1));
+        let good = builder.finish();
+        let empty = Request::read(&[], Kind::Batch, TimeLimits::NONE, &slots(4)).unwrap();
+        assert_eq!(empty, Request::default());
+        for damaged in [&good[..good.len() - 1], &b"{}"[..], &[1]] {
+            let request = Request::read(damaged, Kind::Batch, TimeLimits::NONE, &slots(4)).unwrap();
+            assert!(request.partitions.is_empty());
+            assert_eq!(request.rejections.listed, [(1, Reason::InvalidBatch)]);
+        }
+        let large = vec![1; BATCH_BYTES_MAX + 1];
+        assert!(Request::read(&large, Kind::Batch, TimeLimits::NONE, &slots(4)).is_err());
     }
 
     #[test]

@@ -8,7 +8,12 @@ use crate::rollup::Store;
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::environment::Environment;
-use cluster::{Cluster, Offset, PartitionId};
+use cluster::{Cluster, NodeId, Offset, PartitionId};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the metadata group may take to decide what an operator wants.
+const DECISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Shows the cluster, the store and the settings.
 pub struct NodeSource {
@@ -89,6 +94,16 @@ impl Source for NodeSource {
         let Some(partition) = self.store.find(partition) else { return Ok(None) };
         let found = partition.reader().quarantined(Offset(offset), 1).map_err(|error| error.to_string())?;
         Ok(found.into_iter().next().filter(|entry| entry.offset == offset).map(|entry| entry.payload))
+    }
+
+    async fn drain_node(&self, node: NodeId, drains: bool) -> Result<bool, String> {
+        let deadline = Instant::now() + DECISION_TIMEOUT;
+        self.cluster.drain_node(node, drains, deadline).await.map_err(|error| error.to_string())
+    }
+
+    async fn remove_node(&self, node: NodeId) -> Result<bool, String> {
+        let deadline = Instant::now() + DECISION_TIMEOUT;
+        self.cluster.remove_node(node, deadline).await.map_err(|error| error.to_string())
     }
 
     async fn figures(&self) -> Figures {

@@ -74,6 +74,13 @@ impl Host for ProductHost {
         self.starting.waits_for(what);
     }
 
+    async fn close(&self, partition: PartitionId) -> io::Result<()> {
+        match self.store.get() {
+            Some(store) => Ok(store.remove(partition).await?),
+            None => Ok(()),
+        }
+    }
+
     async fn serve(&self, partition: PartitionId, request: Bytes) -> Bytes {
         match self.leader.get() {
             Some(leader) => leader.serve(partition, &request).await,

@@ -114,8 +114,8 @@ impl Node {
         starting.waits_for("opening the stored rollups");
         let store =
             host.store(&settings).await.map_err(|error| Error::Failed(format!("opening the store: {error}")))?;
-        housekeeping::start(environment, &cluster, &store);
         let aggregation = start_aggregation(config, environment, &cluster, &store, settings, &metrics).await?;
+        housekeeping::start(environment, &cluster, &store, &aggregation);
         let stored = Arc::new(StoreReads { store: store.clone(), tasks: environment.tasks.clone() });
         let open = OpenReads { cluster: cluster.clone(), aggregation: aggregation.clone() };
         let lateness = Duration::from_millis(settings.lateness_ms);
@@ -193,10 +193,15 @@ fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
         partitions: config.partitions,
         replication_factor: u8::try_from(config.replication_factor).unwrap_or(u8::MAX),
         settings: ClusterSettings::of(config).encode(),
+        replace_after: config.replace_after,
         heartbeat_interval: config.heartbeat_interval,
         election_timeout_min: config.election_timeout_min,
         election_timeout_max: config.election_timeout_max,
-        log: LogConfig { segment_bytes: config.segment_bytes as u64, ..LogConfig::default() },
+        log: LogConfig {
+            segment_bytes: config.segment_bytes as u64,
+            bytes_max: config.log_bytes_max as u64,
+            ..LogConfig::default()
+        },
         ..cluster::Config::default()
     }
 }
@@ -242,3 +247,6 @@ fn start_error(config: &Config, error: &cluster::Error) -> Error {
         _ => Error::Failed(text),
     }
 }
+
+#[cfg(test)]
+mod tests;

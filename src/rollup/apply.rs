@@ -9,7 +9,7 @@ use super::keys;
 use super::position::row_hash;
 use super::quarantine;
 use super::recent::RecentRow;
-use super::state::{Inner, PartitionState, Shared};
+use super::state::{Condition, Inner, PartitionState, Shared};
 use super::tail::{Acceptance, Events, Kind, TailEntry};
 use crate::format::{Checkpoint, Entry, EventsEntry, StoredRollup};
 use async_trait::async_trait;
@@ -70,7 +70,7 @@ impl StateMachine for PartitionState {
     }
 
     async fn snapshot(&self) -> io::Result<Snapshot> {
-        Ok(self.capture().into_snapshot())
+        Ok(self.capture()?.into_snapshot())
     }
 
     async fn install(&self, durable: Durable, chunks: Box<dyn SnapshotChunks>) -> io::Result<()> {
@@ -80,6 +80,14 @@ impl StateMachine for PartitionState {
 
 impl Shared {
     fn apply(&self, entry: Committed) -> Result<Bytes, Error> {
+        let applied = self.try_apply(entry);
+        if applied.is_err() {
+            self.lock().condition = Condition::Broken;
+        }
+        applied
+    }
+
+    fn try_apply(&self, entry: Committed) -> Result<Bytes, Error> {
         let position = entry.position;
         self.check_order(position)?;
         let Payload::Data(payload) = entry.payload else {
@@ -135,7 +143,11 @@ impl Shared {
         let mut inner = self.lock();
         inner.put(merged);
         inner.quarantine(&checkpoint);
-        inner.consume(&checkpoint).map_err(|what| self.broken(what))?;
+        if let Err(what) = inner.consume(&checkpoint) {
+            // Before the lock is let go of: what stands there now must not be captured.
+            inner.condition = Condition::Broken;
+            return Err(self.broken(what));
+        }
         inner.position.checkpoint = Some(position.offset.0);
         inner.push(own);
         let consumed = inner.position.reached();

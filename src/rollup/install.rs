@@ -171,7 +171,7 @@ impl PartitionState {
     /// Reads the whole state and compares it with the digest that was kept along the way. A difference is damage: the
     /// node stops.
     pub async fn verify(&self) -> Result<Digest, Error> {
-        let mut capture = self.capture();
+        let mut capture = self.capture()?;
         let limits = self.shared.lock().base.limits().clone();
         let said = capture.position().digest();
         let read = self.shared.environment.tasks.blocking(move || {

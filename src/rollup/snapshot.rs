@@ -21,7 +21,7 @@ use super::position::Position;
 use super::quarantine;
 use super::recent::RecentRow;
 use super::rows::Row;
-use super::state::{PartitionState, Shared};
+use super::state::{Condition, PartitionState, Shared};
 use super::windows::{Owner, Slot, Window};
 use crate::format::codec::{self, put_bytes, put_varint};
 use async_trait::async_trait;
@@ -117,15 +117,18 @@ enum Stage {
 }
 
 impl PartitionState {
-    /// Captures the state at `consumed`.
-    pub(super) fn capture(&self) -> Capture {
+    /// Captures the state at `consumed`; an error where it is broken or removed.
+    pub(super) fn capture(&self) -> Result<Capture, Error> {
         let mut inner = self.shared.lock();
+        if inner.condition != Condition::Sound {
+            return Err(self.shared.broken(format!("its state is {:?} and cannot be read", inner.condition)));
+        }
         let unwritten = inner.recent.unwritten();
         let rows = unwritten.rows.into_iter().map(|(tail, row)| (tail, Old::Row(row))).collect();
         let overlay = Arc::new(Mutex::new(Overlay { rows, sent: Vec::new() }));
         inner.snapshots.retain(|overlay| overlay.strong_count() > 0);
         inner.snapshots.push(Arc::downgrade(&overlay));
-        Capture {
+        Ok(Capture {
             shared: Arc::clone(&self.shared),
             generation: inner.generation,
             position: inner.position.clone(),
@@ -136,7 +139,7 @@ impl PartitionState {
             stage: Stage::Header,
             pending: VecDeque::new(),
             rows_sent: 0,
-        }
+        })
     }
 }
 

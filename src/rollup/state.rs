@@ -52,6 +52,17 @@ pub(super) struct Shared {
     pub durable: watch::Sender<Option<LogPosition>>,
 }
 
+/// Whether what is in memory may leave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Condition {
+    /// It may.
+    Sound,
+    /// Applying an entry failed half-way: nobody must see what is there. The node stops.
+    Broken,
+    /// The rows were removed and must not come back.
+    Removed,
+}
+
 /// What the lock guards.
 pub(super) struct Inner {
     pub generation: Generation,
@@ -65,6 +76,7 @@ pub(super) struct Inner {
     /// than what was read from memory before.
     pub epoch: u64,
     pub snapshots: Vec<Weak<Mutex<Overlay>>>,
+    pub condition: Condition,
     /// When the replica last knew that nothing was behind `consumed`, or `consumed` moved.
     pub complete_at: Instant,
     /// When `consumed` first moved away from `durable`.
@@ -141,6 +153,7 @@ impl PartitionState {
             durable,
             epoch: 0,
             snapshots: Vec::new(),
+            condition: Condition::Sound,
             complete_at: Instant::now(),
             behind_since: None,
             applied_bytes: 0,

@@ -7,8 +7,8 @@ use super::journal_rows::{self, JournalRows};
 use super::keys;
 use super::rows::{RowStore, is_full};
 use super::sled_rows::{self, SledRows};
-use super::state::{Damage, PartitionState};
-use super::write_out::{Policy, write_out};
+use super::state::{Condition, Damage, PartitionState};
+use super::write_out::{Exclusive, Policy, exclusive, free, write_out};
 use crate::domain::SketchConfig;
 use crate::metrics::StoreMetrics;
 use cluster::PartitionId;
@@ -112,7 +112,12 @@ impl Store {
     pub async fn remove(&self, id: PartitionId) -> Result<(), Error> {
         let state = self.lock().remove(&id);
         let _exclusive = match &state {
-            Some(state) => Some(Arc::clone(&state.shared.writing).lock_owned().await),
+            Some(state) => {
+                let exclusive = Arc::clone(&state.shared.writing).lock_owned().await;
+                // A write-out that waits for its turn must not bring anything back.
+                state.shared.lock().condition = Condition::Removed;
+                Some(exclusive)
+            }
             None => None,
         };
         let rows = Arc::clone(&self.shared.rows);
@@ -127,7 +132,7 @@ impl Store {
 
     /// Writes out all partitions that have something to write; durable on return. Returns how many rows it wrote.
     pub async fn write_out(&self) -> Result<usize, Error> {
-        self.write_out_of(self.partitions()).await
+        self.write_out_of(exclusive(self.partitions()).await).await
     }
 
     /// Asks for a write-out soon, because the log wants to be purged. Cheap, may be called often.
@@ -145,9 +150,9 @@ impl Store {
         Ok(closed?)
     }
 
-    async fn write_out_of(&self, states: Vec<PartitionState>) -> Result<usize, Error> {
+    async fn write_out_of(&self, states: Vec<Exclusive>) -> Result<usize, Error> {
         let begin = Instant::now();
-        let rows = write_out(&states).await?;
+        let rows = write_out(states).await?;
         if rows > 0 {
             self.shared.metrics.rows_written.inc_by(rows as u64);
             self.shared.metrics.write_out_seconds.observe(begin.elapsed().as_secs_f64());
@@ -169,7 +174,7 @@ impl Store {
             let dirty: usize = states.iter().map(|state| state.behind().dirty_rows).sum();
             self.shared.metrics.dirty_rows.set(dirty as u64);
             let due = states.into_iter().filter(|state| is_requested || policy.is_due(&state.behind(), now));
-            match self.write_out_of(due.collect()).await {
+            match self.write_out_of(free(due)).await {
                 Ok(_) => {}
                 Err(Error::Rows(error)) if is_full(&error) => {
                     tracing::error!(%error, "rollups were not written out: the disk is full; it is tried again");

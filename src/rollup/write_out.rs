@@ -12,7 +12,7 @@ use super::quarantine;
 use super::recent::Taken;
 use super::rows::RowBatch;
 use super::snapshot::Overlay;
-use super::state::{Inner, PartitionState, Shared};
+use super::state::{Condition, Inner, PartitionState, Shared};
 use super::windows::{Chunk, Piece, Slot, Windows};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -105,13 +105,34 @@ enum PieceValue<T> {
     Chunk(Arc<Chunk<T>>),
 }
 
-/// Writes out the partitions that have something to write, and makes it durable. Returns how many rows were written.
+/// A partition whose rows nobody else writes meanwhile.
+pub(super) type Exclusive = (PartitionState, OwnedMutexGuard<()>);
+
+/// Waits until nobody else writes rows of these partitions.
 ///
 /// `states` in ascending order of partition, so that two of these never wait for each other.
-pub(super) async fn write_out(states: &[PartitionState]) -> Result<usize, Error> {
-    let mut outs = Vec::new();
+pub(super) async fn exclusive(states: Vec<PartitionState>) -> Vec<Exclusive> {
+    let mut exclusive = Vec::with_capacity(states.len());
     for state in states {
-        let exclusive = Arc::clone(&state.shared.writing).lock_owned().await;
+        let guard = Arc::clone(&state.shared.writing).lock_owned().await;
+        exclusive.push((state, guard));
+    }
+    exclusive
+}
+
+/// Those of these partitions whose rows nobody else writes now: one that installs a snapshot holds up no other.
+pub(super) fn free(states: impl IntoIterator<Item = PartitionState>) -> Vec<Exclusive> {
+    let locked = states.into_iter().filter_map(|state| {
+        let guard = Arc::clone(&state.shared.writing).try_lock_owned().ok()?;
+        Some((state, guard))
+    });
+    locked.collect()
+}
+
+/// Writes out the partitions that have something to write, and makes it durable. Returns how many rows were written.
+pub(super) async fn write_out(states: Vec<Exclusive>) -> Result<usize, Error> {
+    let mut outs = Vec::new();
+    for (state, exclusive) in states {
         let captured = state.shared.lock().capture();
         if captured.is_some() {
             outs.push(WriteOut { shared: Arc::clone(&state.shared), captured, _exclusive: exclusive });
@@ -146,14 +167,14 @@ impl PartitionState {
 
     /// Writes out this partition alone; see [`super::Store::write_out`].
     pub async fn write_out(&self) -> Result<(), Error> {
-        write_out(std::slice::from_ref(self)).await.map(|_| ())
+        write_out(exclusive(vec![self.clone()]).await).await.map(|_| ())
     }
 }
 
 impl Inner {
-    /// Takes what changed since the last write-out; `None` if `consumed` has not moved.
+    /// Takes what changed since the last write-out; `None` if `consumed` has not moved, or nothing may be written.
     fn capture(&mut self) -> Option<Captured> {
-        self.behind_since?;
+        self.behind_since.filter(|_| self.condition == Condition::Sound)?;
         self.epoch += 1;
         let producers = take_pieces(&mut self.base.producers, &self.current.producers);
         let edges = take_pieces(&mut self.base.edges, &self.current.edges);

@@ -1,6 +1,6 @@
 //! Three nodes: growth, kills, lost majorities.
 
-use crate::support::{Answer, event, eventually, three};
+use crate::support::{Answer, event, eventually, hourmark, three};
 use std::time::{Duration, Instant};
 
 const T: &str = "2026-03-01T10:15:03.123Z";
@@ -93,6 +93,33 @@ fn without_a_majority_writes_are_refused_in_time_and_local_reads_go_on() {
     assert_eq!((local.status, &local.body["count"]), (200, &1.into()));
     cluster.nodes[1].start();
     cluster.nodes[0].post_surely("p", 2, &everyone());
+}
+
+#[test]
+fn a_node_is_drained_and_removed_and_nothing_is_lost() {
+    let mut cluster = three();
+    cluster.nodes[0].post_surely("p", 1, &everyone());
+    let server = cluster.nodes[0].http.clone();
+    let told = |command: &str| {
+        let output = hourmark(&[command, "n3", "--server", &server]);
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, message) = told("remove");
+    assert!(code == Some(1) && message.contains("drain it first"), "{message}");
+    let (code, message) = told("drain");
+    assert!(code == Some(0) && message.contains("holds nothing"), "{message}");
+    // It still takes events and answers, for those who hold them.
+    cluster.nodes[2].post_surely("p", 2, &everyone());
+    let (code, message) = told("remove");
+    assert_eq!(code, Some(0), "{message}");
+    assert!(cluster.nodes[2].ended().contains("was removed"));
+    cluster.nodes.pop();
+    cluster.wait_whole(2);
+    for app in APPS {
+        let answer = eventually("an answer", || whole(cluster.nodes[1].get(&hour(app))));
+        assert_eq!(answer.body["count"], 2);
+    }
+    cluster.wait_identical();
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn on_a_small_disk(directory: &std::path::Path, bytes: &str) -> Option<Node> {
     let wrapper = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, &disk, bytes];
     let allowed = std::process::Command::new(wrapper[0]).args(&wrapper[1..]).arg("true").status();
     allowed.is_ok_and(|status| status.success()).then(|| {
-        let extra = ["--partitions", "1", "--segment-bytes", "4mib", "--write-out-interval", "1s"];
+        let extra = ["--partitions", "1", "--segment-bytes", "56mib", "--write-out-interval", "1s"];
         Node::new(directory, "disk/n1", None, &extra).wrapped(&wrapper)
     })
 }

@@ -153,6 +153,13 @@ impl Node {
         offset
     }
 
+    /// Waits until it ends by itself; returns what it said.
+    pub fn ended(&mut self) -> String {
+        eventually("the end", || self.child.as_mut()?.try_wait().unwrap());
+        self.child = None;
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
     /// Sends a signal and waits for the end.
     pub fn signal(&mut self, name: &str) -> ExitStatus {
         let mut child = self.child.take().expect("the node runs");

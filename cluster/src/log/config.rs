@@ -15,6 +15,9 @@ pub struct LogConfig {
     /// (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at
     /// most a few times a second, small enough to zero-fill ahead of need in a tenth of one.
     pub segment_bytes: u64,
+    /// Bytes of segments in use beyond which old entries should go, at least four segments. Default 1 GiB: old entries are
+    /// then made unneeded half of that at a time, which at full load happens every few minutes.
+    pub bytes_max: u64,
     /// Segments that are no longer needed are kept as spares up to this many, at least 1. Default 4: what is purged at once
     /// need not be zero-filled again, and an idle node holds at most 256 MiB more than it needs.
     pub spares_max: usize,
@@ -34,6 +37,7 @@ impl Default for LogConfig {
         LogConfig {
             directory: PathBuf::from("log"),
             segment_bytes: 64 << 20,
+            bytes_max: 1 << 30,
             spares_max: 4,
             cache_bytes_max: 32 << 20,
             queue_bytes_max: 32 << 20,
@@ -47,6 +51,8 @@ impl Default for LogConfig {
 const SEGMENT_BYTES_MIN: u64 = 4096;
 /// The largest segment: it is read into memory as a whole when the log opens.
 const SEGMENT_BYTES_MAX: u64 = 1 << 30;
+/// Segments that the bound allows at least: half of them can go while the other half fills.
+const SEGMENTS_MIN: u64 = 4;
 
 impl LogConfig {
     /// The bounds that these settings mean, if they are sound.
@@ -55,8 +61,12 @@ impl LogConfig {
         if !is_within || !self.segment_bytes.is_multiple_of(ALIGNMENT as u64) {
             return Err(Error::Setting { name: "segment_bytes", bounds: "a multiple of 8 from 4096 to 1073741824" });
         }
+        if self.bytes_max < SEGMENTS_MIN * self.segment_bytes {
+            return Err(Error::Setting { name: "bytes_max", bounds: "at least four segments" });
+        }
         Ok(Bounds {
             segment_bytes: self.segment_bytes,
+            bytes_max: self.bytes_max,
             spares_max: self.spares_max.max(1),
             cache_bytes_max: self.cache_bytes_max,
             queue_bytes_max: self.queue_bytes_max,

@@ -173,7 +173,7 @@ impl Group {
         self.entries.front().map(|entry| entry.place.generation)
     }
 
-    /// The last entry that lies in a segment, given that the first one does too.
+    /// The last entry that lies in a segment or an older one.
     pub fn last_in(&self, generation: u64) -> Option<&Located> {
         let behind = self.entries.partition_point(|entry| entry.place.generation <= generation);
         self.entries.get(behind.checked_sub(1)?)

@@ -18,12 +18,14 @@
 //! **Full disk.** The next segment is made before it is needed. When that fails, [`Log::accepts_appends`] turns false
 //! while the current segment was just begun, so that about one segment of room remains for what was already proposed and
 //! for what other leaders replicate to this node. An append that is refused with `StorageFull` is fatal for its group:
-//! so a leader asks [`Log::accepts_appends`] before it *proposes*, and a follower asks [`Log::space`] and refuses entries
-//! before it hands them to Raft when that is [`Space::Full`]. Votes, truncations and purges have a reserve of their own
+//! so a leader asks [`Log::accepts_appends`] before it *proposes*, and a follower asks [`Log::admit`] for room before it
+//! hands a leader's entries to Raft. Votes, truncations and purges have a reserve of their own
 //! (and wait for space if even that is used up). Purging recycles segments, which ends the shortage without any space.
 //!
-//! **Not here.** When to purge (the product knows what it has stored durably; [`Log::pressure`] says who is in the way),
-//! and what entries mean.
+//! **Bound.** Above `bytes_max`, or when the disk is full, [`Log::pins`] names the groups that have to let go of old
+//! entries. Segments go from the oldest on, so one entry of an idle group keeps everything behind it.
+//!
+//! **Not here.** When to purge (the product knows what it has stored durably), and what entries mean.
 
 mod config;
 mod error;
@@ -38,6 +40,7 @@ mod writer;
 
 pub use config::LogConfig;
 pub use error::Error;
+pub(crate) use purge::is_disk_full;
 
 use crate::environment::Environment;
 use crate::{GroupId, LogPosition, Offset};
@@ -52,6 +55,9 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot, watch};
+
+/// Bytes of a record besides its payload, padding included.
+pub const RECORD_OVERHEAD_BYTES: u64 = (record::HEADER_BYTES + record::ALIGNMENT) as u64;
 
 /// A vote takes at most this many bytes.
 pub const VOTE_BYTES_MAX: usize = 256;
@@ -103,21 +109,12 @@ pub struct Activity {
     pub sync_time: Duration,
 }
 
-/// What keeps the log from shrinking.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pressure {
-    /// Bytes of all segment files, the spare included.
-    pub bytes: u64,
-    /// The groups whose entries keep the oldest segment; none if it is also the newest.
-    pub pins: Vec<Pin>,
-}
-
-/// A group that keeps the oldest segment.
+/// A group that keeps segments which should go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pin {
     /// Which group.
     pub group: GroupId,
-    /// Its last entry in the oldest segment: purged up to here, it no longer needs it.
+    /// Its last entry in them: purged up to here, it no longer needs them.
     pub upto: LogPosition,
 }
 
@@ -125,6 +122,18 @@ pub struct Pin {
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<Shared>,
+}
+
+/// Room that is kept for entries on their way into the log.
+pub struct Admitted {
+    shared: Arc<Shared>,
+    bytes: u64,
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.shared.lock().admitted_bytes -= self.bytes;
+    }
 }
 
 /// One group's share of the log. Cheap to clone. Calls that write are made one after the other, by one caller.
@@ -230,6 +239,17 @@ impl Log {
         self.shared.lock().space()
     }
 
+    /// Room for entries of so many bytes, records included, that Raft is about to be given; kept until it is dropped.
+    /// `None` when the disk is full and they may not fit any more: refuse them.
+    pub fn admit(&self, bytes: u64) -> Option<Admitted> {
+        let mut state = self.shared.lock();
+        if state.space() == Space::Full {
+            return None;
+        }
+        state.admitted_bytes += bytes;
+        Some(Admitted { shared: Arc::clone(&self.shared), bytes })
+    }
+
     /// Whether new entries should be proposed at this node: asked *before* proposing, see the module.
     pub fn accepts_appends(&self) -> bool {
         self.space() == Space::Ok
@@ -242,12 +262,18 @@ impl Log {
 
     /// Bytes of all segment files, the spare included.
     pub fn bytes(&self) -> u64 {
-        self.pressure().bytes
+        self.shared.lock().bytes()
     }
 
-    /// What keeps the log from shrinking.
-    pub fn pressure(&self) -> Pressure {
-        self.shared.lock().pressure()
+    /// Who has to let go of what: of all but the newest half of `bytes_max` once more than that is in use, of all but the
+    /// newest segment while the disk is full. Nobody otherwise.
+    pub fn pins(&self) -> Vec<Pin> {
+        self.shared.lock().pins()
+    }
+
+    /// Whether it has to shrink whatever that costs others: more than twice `bytes_max` is in use, or the disk is full.
+    pub fn must_shrink(&self) -> bool {
+        self.shared.lock().must_shrink()
     }
 
     /// What writing has cost since the log was opened.

@@ -48,7 +48,7 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 }
 
 /// Whether an error says that there is no space, now.
-fn is_disk_full(error: &io::Error) -> bool {
+pub(crate) fn is_disk_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -15,7 +15,7 @@
 use super::index::{Change, Group, Located, Place};
 use super::record::{self, Header, Kind};
 use super::segment::{FIRST_RECORD, Segment};
-use super::{Done, Pin, Pressure, Space};
+use super::{Done, Pin, Space};
 use crate::{GroupId, LogPosition, Offset};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
@@ -68,6 +68,8 @@ pub(super) struct State {
     pub synced_lsn: u64,
     pub queue: VecDeque<Queued>,
     pub queued_bytes: usize,
+    /// Bytes of entries that were promised room.
+    pub admitted_bytes: u64,
     /// Something in the queue is waited for.
     pub is_urgent: bool,
     /// The last record is no mark.
@@ -89,6 +91,7 @@ pub(super) struct State {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub segment_bytes: u64,
+    pub bytes_max: u64,
     pub spares_max: usize,
     pub cache_bytes_max: usize,
     pub queue_bytes_max: usize,
@@ -120,6 +123,7 @@ impl State {
             synced_lsn: next_lsn - 1,
             queue: VecDeque::new(),
             queued_bytes: 0,
+            admitted_bytes: 0,
             is_urgent: false,
             is_unmarked: next_lsn > 1,
             is_disk_full: false,
@@ -182,7 +186,7 @@ impl State {
         let current = self.current();
         match () {
             () if !self.is_disk_full => Space::Ok,
-            () if self.position + largest + reserve(current.bytes) <= current.bytes => Space::Low,
+            () if self.position + self.admitted_bytes + largest + reserve(current.bytes) <= current.bytes => Space::Low,
             () if self.spares.is_empty() => Space::Full,
             () => Space::Low,
         }
@@ -236,17 +240,41 @@ impl State {
         self.spares.is_empty().then_some(Chore::Prepare(next))
     }
 
-    /// Who keeps the log from shrinking.
-    pub fn pressure(&self) -> Pressure {
-        let bytes = self.segments.values().chain(&self.spares).map(|segment| segment.bytes).sum();
-        let oldest = *self.segments.keys().next().expect("a log has a segment");
-        let is_alone = self.segments.len() == 1;
-        let pins = self.groups.iter().filter(|(_, group)| !is_alone && group.oldest_generation() == Some(oldest));
-        let pins = pins.filter_map(|(id, group)| {
-            let last = group.last_in(oldest)?;
+    /// Bytes of all segment files, the spares included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes_in_use() + self.spares.iter().map(|segment| segment.bytes).sum::<u64>()
+    }
+
+    /// See [`super::Log::pins`].
+    pub fn pins(&self) -> Vec<Pin> {
+        let kept = match self.bytes_in_use() {
+            _ if self.is_disk_full => 0,
+            bytes if bytes > self.bounds.bytes_max => self.bounds.bytes_max / 2,
+            _ => return Vec::new(),
+        };
+        let mut rest = self.bytes_in_use();
+        let older = self.segments.values().take(self.segments.len() - 1);
+        let last = older.take_while(|segment| {
+            let goes = rest > kept;
+            rest -= segment.bytes;
+            goes
+        });
+        let Some(generation) = last.last().map(|segment| segment.generation) else { return Vec::new() };
+        let pins = self.groups.iter().filter_map(|(id, group)| {
+            let last = group.last_in(generation)?;
             Some(Pin { group: *id, upto: last.position })
         });
-        Pressure { bytes, pins: pins.collect() }
+        pins.collect()
+    }
+
+    /// See [`super::Log::must_shrink`].
+    pub fn must_shrink(&self) -> bool {
+        self.is_disk_full || self.bytes_in_use() > 2 * self.bounds.bytes_max
+    }
+
+    /// Bytes of the segments that have begun.
+    fn bytes_in_use(&self) -> u64 {
+        self.segments.values().map(|segment| segment.bytes).sum()
     }
 
     fn current(&self) -> &Arc<Segment> {

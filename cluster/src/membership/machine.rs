@@ -83,19 +83,15 @@ impl Machine {
         state.nodes.get(&node).map(|node| node.address.cluster.clone())
     }
 
-    /// Waits until something was applied that the file does not hold, and writes it; then the log may be purged.
+    /// Waits until something was applied that the file does not hold, and writes it; then the log may be purged. After an
+    /// error it may be called again: what was not written is not forgotten.
     pub async fn persist_next(&self) -> io::Result<()> {
         loop {
-            self.changed.notified().await;
             let stored = self.stored();
             if let Some(stored) = stored.filter(|stored| self.held().durable != durable_of(stored)) {
-                let persisted = self.persist(&stored).await;
-                if persisted.is_err() {
-                    // Whoever tries again finds it still to be done.
-                    self.changed.notify_one();
-                }
-                return persisted;
+                return self.persist(&stored).await;
             }
+            self.changed.notified().await;
         }
     }
 

@@ -249,7 +249,7 @@ impl Node {
             return;
         };
         let view = replica.view();
-        let may_take = view.voters.len() == 1 && view.all_voters().contains(&to) && self.is_alive(to);
+        let may_take = view.voters.len() == 1 && view.all_voters().contains(&to) && self.has_space(to);
         if may_take
             && view.is_caught_up(to, CAUGHT_UP_ENTRIES)
             && let Err(error) = replica.inner.group.transfer(to).await
@@ -284,7 +284,7 @@ mod tests {
             applied: None,
             log_bytes: 0,
         });
-        Report { led: led.collect(), accepts_appends, left: Vec::new() }
+        Report { led: led.collect(), accepts_appends, ..Report::default() }
     }
 
     #[test]

@@ -47,6 +47,8 @@ pub(crate) struct Inner {
     credit: Arc<Semaphore>,
     barriers: mpsc::Sender<Barrier>,
     durable_moved: Notify,
+    /// Up to where the log should be purged as soon as the state is durable, whatever else would be kept.
+    unwanted: Mutex<Option<Offset>>,
     is_closing: AtomicBool,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -59,6 +61,9 @@ impl Replica {
         machine: Arc<dyn StateMachine>,
         leaderships: Leaderships,
     ) -> io::Result<Replica> {
+        if let Some(durable) = machine.durable().position {
+            rebuild::drop_contradictions(&context.log.group(group), durable).await?;
+        }
         let group = Group::open(context, group, machine.clone()).await?;
         let (barriers, requests) = mpsc::channel(read_barrier::WAITING_MAX);
         let inner = Arc::new(Inner {
@@ -69,6 +74,7 @@ impl Replica {
             credit: Arc::new(Semaphore::new(context.config.append_bytes_in_flight_max.div_ceil(CREDIT_BYTES))),
             barriers,
             durable_moved: Notify::new(),
+            unwanted: Mutex::default(),
             is_closing: AtomicBool::new(false),
             tasks: Mutex::default(),
         });
@@ -103,6 +109,15 @@ impl Replica {
         self.inner.durable_moved.notify_one();
     }
 
+    /// Has the log purged up to `upto` as soon as the state is durable that far, together with entries that would
+    /// otherwise be kept.
+    pub(crate) fn let_go(&self, upto: Offset) {
+        let mut unwanted = lock(&self.inner.unwanted);
+        *unwanted = unwanted.max(Some(upto));
+        drop(unwanted);
+        self.inner.durable_moved.notify_one();
+    }
+
     pub(crate) fn view(&self) -> View {
         self.inner.group.view()
     }
@@ -130,7 +145,8 @@ impl Inner {
 
     /// How far the log may be purged now, at most up to `wanted`.
     fn purgeable(&self, wanted: Offset) -> Option<Offset> {
-        let too_much = self.group.log().bytes() > self.context.config.log_bytes_held_max;
+        let is_large = self.group.log().bytes() > self.context.config.log_bytes_held_max;
+        let too_much = is_large || self.context.log.must_shrink();
         if self.group.is_sending_snapshot() && !too_much {
             return None;
         }
@@ -170,7 +186,7 @@ async fn purge(inner: Arc<Inner>) {
     loop {
         inner.durable_moved.notified().await;
         while let Some(durable) = inner.machine.durable().position {
-            let wanted = durable.offset.0.checked_sub(inner.context.config.log_entries_kept).map(Offset);
+            let wanted = wanted(durable.offset, inner.context.config.log_entries_kept, *lock(&inner.unwanted));
             let may_purge = wanted.map(|wanted| inner.purgeable(wanted));
             if let Some(upto) = may_purge.flatten().filter(|upto| inner.is_unpurged(*upto)) {
                 match inner.group.purge(upto).await {
@@ -184,6 +200,12 @@ async fn purge(inner: Arc<Inner>) {
             tokio::time::sleep(PURGE_RETRY).await;
         }
     }
+}
+
+/// How far the log should be purged: some entries are kept behind what is durable, but not those that are `unwanted`.
+fn wanted(durable: Offset, kept: u64, unwanted: Option<Offset>) -> Option<Offset> {
+    let usual = durable.0.checked_sub(kept).map(Offset);
+    usual.max(unwanted.map(|unwanted| unwanted.min(durable)))
 }
 
 /// How far a leader may purge at most `wanted`: not what a member that is alive still has to be sent, as long as it is
@@ -229,6 +251,16 @@ mod tests {
             matched: matched.collect(),
             ..view(true, (3, 1))
         }
+    }
+
+    #[test]
+    fn entries_are_kept_behind_what_is_durable_unless_the_log_has_to_shrink() {
+        assert_eq!(wanted(Offset(300), 128, None), Some(Offset(172)));
+        assert_eq!(wanted(Offset(300), 128, Some(Offset(100))), Some(Offset(172)));
+        assert_eq!(wanted(Offset(300), 128, Some(Offset(250))), Some(Offset(250)));
+        assert_eq!(wanted(Offset(300), 128, Some(Offset(400))), Some(Offset(300)), "no further than what is durable");
+        assert_eq!(wanted(Offset(100), 128, None), None);
+        assert_eq!(wanted(Offset(100), 128, Some(Offset(40))), Some(Offset(40)));
     }
 
     #[test]

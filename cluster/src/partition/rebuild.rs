@@ -82,17 +82,20 @@ pub async fn fetch(
         }
     }
     machine.install(Durable { position: Some(position), membership }, Box::new(spool)).await?;
-    drop_contradictions(&log, position).await
+    drop_contradictions(&log, position).await?;
+    log.purge(position).await
 }
 
 /// Drops the log where it holds another entry at the state's position: what follows it there was never committed, and
-/// what precedes it is in the state.
-async fn drop_contradictions(log: &GroupLog, position: LogPosition) -> io::Result<()> {
+/// what precedes it is in the state. Also called whenever a group opens, because a crash may come right after the state
+/// was installed.
+pub async fn drop_contradictions(log: &GroupLog, position: LogPosition) -> io::Result<()> {
     let held = log.position(position.offset);
     if held.is_some_and(|held| held != position) {
         log.truncate_after(log.state().purged).await?;
+        log.purge(position).await?;
     }
-    log.purge(position).await
+    Ok(())
 }
 
 /// The asking end of a transfer.
@@ -131,6 +134,12 @@ struct Donor {
 }
 
 impl Donors {
+    /// Drops transfers that nobody asks for any more: what they captured is kept in memory.
+    pub async fn sweep(&self) {
+        let now = Instant::now();
+        self.open.lock().await.retain(|_, donor| now - donor.used < IDLE_MAX);
+    }
+
     /// Answers one request for a chunk of the state that `machine` holds.
     pub async fn serve(&self, from: NodeId, request: Request, machine: Arc<dyn StateMachine>, reply: Reply) {
         let served = match raft::decode(&request.header) {
@@ -155,9 +164,7 @@ impl Donors {
             let snapshot = machine.snapshot().await?;
             let Durable { position, membership } = snapshot.durable;
             let donor = Donor { transfer: fetch.transfer, next: 1, chunks: snapshot.chunks, used: now };
-            let mut open = self.open.lock().await;
-            open.retain(|_, donor| now - donor.used < IDLE_MAX);
-            open.insert(key, donor);
+            self.open.lock().await.insert(key, donor);
             return Ok((Fetched::Opened { position, membership }, None));
         }
         let mut open = self.open.lock().await;
@@ -172,5 +179,84 @@ impl Donors {
                 Ok((Fetched::End, None))
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+    use crate::log::{Log, LogConfig, Record};
+    use crate::{Offset, Snapshot, Term};
+    use async_trait::async_trait;
+
+    fn at(term: u64, offset: u64) -> LogPosition {
+        LogPosition { term: Term(term), leader: NodeId(1), offset: Offset(offset) }
+    }
+
+    #[tokio::test]
+    async fn a_log_that_contradicts_the_state_is_dropped_and_any_other_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let environment = Environment {
+            network: Arc::new(TcpNetwork),
+            disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            tasks: Tasks::new(Arc::new(ThreadPool)),
+        };
+        let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
+        let log = Log::open(&environment, config).await.unwrap().group(GroupId(1));
+        let entries = (0..6).map(|offset| Record { position: at(1, offset), kind: 1, payload: Bytes::new() });
+        log.append(entries.collect(), Box::new(|_| {})).await.unwrap();
+        for position in [at(1, 3), at(1, 5), at(2, 9)] {
+            drop_contradictions(&log, position).await.unwrap();
+            assert_eq!((log.state().purged, log.state().last), (None, Some(at(1, 5))));
+        }
+        drop_contradictions(&log, at(2, 3)).await.unwrap();
+        assert_eq!((log.state().purged, log.state().last), (Some(at(2, 3)), Some(at(2, 3))));
+    }
+
+    /// A state whose snapshots have no end.
+    struct Endless(Arc<()>);
+
+    #[async_trait]
+    impl StateMachine for Endless {
+        fn durable(&self) -> Durable {
+            Durable::default()
+        }
+
+        fn apply(&self, _: crate::Committed) -> io::Result<Bytes> {
+            Ok(Bytes::new())
+        }
+
+        async fn snapshot(&self) -> io::Result<Snapshot> {
+            Ok(Snapshot { durable: Durable::default(), chunks: Box::new(Endless(self.0.clone())) })
+        }
+
+        async fn install(&self, _: Durable, _: Box<dyn SnapshotChunks>) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[async_trait]
+    impl SnapshotChunks for Endless {
+        async fn next(&mut self) -> io::Result<Option<Bytes>> {
+            Ok(Some(Bytes::from_static(b"chunk")))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_transfer_that_nobody_asks_for_any_more_is_dropped() {
+        let (donors, held) = (Donors::default(), Arc::new(()));
+        let machine: Arc<dyn StateMachine> = Arc::new(Endless(held.clone()));
+        let key = (NodeId(2), GroupId(1));
+        donors.next(key, Fetch { transfer: 7, sequence: 0 }, &machine).await.unwrap();
+        tokio::time::advance(IDLE_MAX / 2).await;
+        donors.sweep().await;
+        let (fetched, _) = donors.next(key, Fetch { transfer: 7, sequence: 1 }, &machine).await.unwrap();
+        assert_eq!((fetched, Arc::strong_count(&held)), (Fetched::Chunk, 3));
+        tokio::time::advance(IDLE_MAX).await;
+        donors.sweep().await;
+        assert_eq!(Arc::strong_count(&held), 2, "the captured state is let go of");
     }
 }

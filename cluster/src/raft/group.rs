@@ -110,7 +110,7 @@ impl Group {
         let raft = raft.map_err(|error| io::Error::other(format!("group {id} does not open: {error}")))?;
         applier.set_opening(false);
         raft.run();
-        let server = Server::new(id, raft.clone(), environment);
+        let server = Server::new(context, id, raft.clone());
         Ok(Group { id, node: context.node, raft, log, applied, server, sending })
     }
 
@@ -250,6 +250,11 @@ impl Group {
     /// Whether a snapshot is on its way from here to a follower, which will need the log that follows it.
     pub fn is_sending_snapshot(&self) -> bool {
         self.sending.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether this node may stand for election when the leader falls silent.
+    pub fn set_may_lead(&self, may: bool) {
+        self.raft.runtime_config().elect(may);
     }
 
     /// Stops taking part. Whatever was acknowledged stays in the log.

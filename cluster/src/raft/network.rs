@@ -227,6 +227,8 @@ fn stream_result(answer: Appended) -> Result<StreamAppendResult<TypeConfig>, Err
         Appended::Matches(at) => Ok(Ok(at.map(log_id))),
         Appended::Conflict(at) => Ok(Err(StreamAppendError::Conflict(log_id(at)))),
         Appended::HigherVote(vote) => Ok(Err(StreamAppendError::HigherVote(vote.into()))),
+        // openraft waits before it tries a member again that is unreachable.
+        Appended::NoSpace => Err(unreachable(&io::Error::other("the follower's disk is full"))),
         Appended::Aborted => {
             let reason = io::Error::other("the follower's stream broke");
             Err(RPCError::Network(NetworkError::new(&reason)))

@@ -3,11 +3,15 @@
 //! Appends of one sender go through one ordered stream into openraft, so that a window of them is written and synced
 //! together. When that stream breaks (conflict, later leadership), requests behind the break are answered `Aborted`, and
 //! what the sender sends after it has heard of the break goes through a new one.
+//!
+//! While the disk is full, entries are refused before openraft sees them: an append that fails ends a group for ever.
 
+use super::group::GroupContext;
 use super::incoming::Incoming;
 use super::types::{Raft, TypeConfig, Vote, log_id};
 use super::wire::{self, Appended, Transfer, VoteAnswer, VoteRequest};
 use crate::environment::Environment;
+use crate::log::{Admitted, Log, RECORD_OVERHEAD_BYTES};
 use crate::transport::{Reply, Request, Response};
 use crate::{GroupId, NodeId, message};
 use bytes::Bytes;
@@ -24,27 +28,34 @@ const APPENDS_WAITING_MAX: usize = 64;
 
 type AppendRequest = AppendEntriesRequest<TypeConfig>;
 type Streams = Arc<Mutex<BTreeMap<NodeId, AppendQueue>>>;
-type Replies = Arc<Mutex<VecDeque<Reply>>>;
+type Replies = Arc<Mutex<VecDeque<Waiting>>>;
+
+/// Who waits for the answer to a request, and the room that the log keeps for its entries.
+type Waiting = (Reply, Admitted);
 
 /// One sender's ordered way into openraft; the number tells it from its successors.
 #[derive(Clone)]
 struct AppendQueue {
     generation: u64,
-    sender: mpsc::Sender<(AppendRequest, Reply)>,
+    sender: mpsc::Sender<(AppendRequest, Waiting)>,
 }
 
 /// Takes the requests of a group's other members.
 pub struct Server {
+    node: NodeId,
     raft: Raft,
+    log: Log,
     environment: Environment,
     streams: Streams,
     incoming: Incoming,
 }
 
 impl Server {
-    pub fn new(group: GroupId, raft: Raft, environment: Environment) -> Server {
+    pub fn new(context: &GroupContext, group: GroupId, raft: Raft) -> Server {
+        let environment = context.environment.clone();
         let incoming = Incoming::new(group, raft.clone(), environment.clone());
-        Server { raft, environment, streams: Arc::default(), incoming }
+        let (node, log) = (context.node, context.log.clone());
+        Server { node, raft, log, environment, streams: Arc::default(), incoming }
     }
 
     /// Takes one request; called in the order of arrival. Never blocks.
@@ -65,12 +76,19 @@ impl Server {
     }
 
     fn append(&self, from: NodeId, header: &Bytes, body: Bytes, reply: Reply) -> io::Result<()> {
-        let mut waiting = (wire::join_append(wire::decode(header)?, body)?, reply);
+        let bytes = body.len() as u64;
+        let request = wire::join_append(wire::decode(header)?, body)?;
+        let bytes = bytes + RECORD_OVERHEAD_BYTES * request.entries.len() as u64;
+        let Some(admitted) = self.log.admit(bytes) else {
+            send(reply, &Appended::NoSpace);
+            return Ok(());
+        };
+        let mut waiting = (request, (reply, admitted));
         loop {
             let queue = self.queue_of(from);
             match queue.sender.try_send(waiting) {
                 Ok(()) => return Ok(()),
-                Err(mpsc::error::TrySendError::Full((_, reply))) => {
+                Err(mpsc::error::TrySendError::Full((_, (reply, _)))) => {
                     send(reply, &Appended::Aborted);
                     return Ok(());
                 }
@@ -116,6 +134,9 @@ impl Server {
 
     fn transfer(&self, header: &Bytes, reply: Reply) -> io::Result<()> {
         let transfer: Transfer = wire::decode(header)?;
+        if NodeId(transfer.to) == self.node && !self.log.accepts_appends() {
+            return Err(io::Error::other("the disk is full: this node does not take leadership over"));
+        }
         let from: Vote = transfer.from.into();
         let request = TransferLeaderRequest::new(from, transfer.to, transfer.last.map(log_id));
         let raft = self.raft.clone();
@@ -144,8 +165,8 @@ impl Server {
             let input = requests_of(requests, replies.clone());
             serve_stream(&raft, input, &replies, || forget(&streams, from, generation)).await;
             forget(&streams, from, generation);
-            let left: Vec<Reply> = lock(&replies).drain(..).collect();
-            for reply in left {
+            let left: Vec<Waiting> = lock(&replies).drain(..).collect();
+            for (reply, _) in left {
                 send(reply, &Appended::Aborted);
             }
         });
@@ -155,12 +176,12 @@ impl Server {
 
 /// The requests of a queue, each one's reply put aside in the same order.
 fn requests_of(
-    requests: mpsc::Receiver<(AppendRequest, Reply)>,
+    requests: mpsc::Receiver<(AppendRequest, Waiting)>,
     replies: Replies,
 ) -> impl Stream<Item = AppendRequest> + Send + 'static {
     stream::unfold((requests, replies), |(mut requests, replies)| async move {
-        let (request, reply) = requests.recv().await?;
-        lock(&replies).push_back(reply);
+        let (request, waiting) = requests.recv().await?;
+        lock(&replies).push_back(waiting);
         Some((request, (requests, replies)))
     })
 }
@@ -179,7 +200,8 @@ async fn serve_stream(
         if result.is_err() {
             broken();
         }
-        let reply = lock(replies).pop_front().expect("each request has put its reply aside before it was given on");
+        let (reply, _) =
+            lock(replies).pop_front().expect("each request has put its reply aside before it was given on");
         send(reply, &Appended::from(result));
     }
 }

@@ -18,8 +18,10 @@ pub struct View {
     pub voters: Vec<BTreeSet<NodeId>>,
     /// Members without a vote.
     pub learners: BTreeSet<NodeId>,
-    /// Whether the newest membership is committed.
-    pub is_membership_committed: bool,
+    /// All voters of the newest membership that is known to be committed, of both sets while a change is under way.
+    pub committed_voters: BTreeSet<NodeId>,
+    /// Its members without a vote.
+    pub committed_learners: BTreeSet<NodeId>,
     /// The last entry in this node's log.
     pub last: Option<Offset>,
     /// What this node knows to be committed.
@@ -36,6 +38,7 @@ impl View {
     pub(super) fn of(metrics: &RaftMetrics<TypeConfig>) -> View {
         let membership = metrics.membership_config.membership();
         let voters = membership.get_joint_config().iter();
+        let committed = metrics.committed_membership_config.membership();
         let matched = metrics.replication.iter().flatten();
         View {
             is_leader: metrics.state == ServerState::Leader,
@@ -43,7 +46,8 @@ impl View {
             leader: metrics.current_leader.map(NodeId),
             voters: voters.map(|set| set.iter().map(|id| NodeId(*id)).collect()).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
-            is_membership_committed: metrics.membership_config == metrics.committed_membership_config,
+            committed_voters: committed.voter_ids().map(NodeId).collect(),
+            committed_learners: committed.learner_ids().map(NodeId).collect(),
             last: metrics.last_log_index.map(Offset),
             committed: metrics.local_committed.as_ref().map(position),
             applied: metrics.last_applied.as_ref().map(position),
@@ -67,5 +71,29 @@ impl View {
         let last = self.last.map_or(0, |last| last.0 + 1);
         let matched = self.matched.get(&node).copied().flatten().map_or(0, |at| at.0 + 1);
         matched + entries >= last
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use openraft::{EmptyNode, Membership};
+    use std::sync::Arc;
+
+    fn members(voters: &[u64], learners: &[u64]) -> Arc<openraft::alias::StoredMembershipOf<TypeConfig>> {
+        let all: BTreeMap<u64, EmptyNode> = voters.iter().chain(learners).map(|id| (*id, EmptyNode::new())).collect();
+        let membership = Membership::new(vec![voters.iter().copied().collect()], all).unwrap();
+        Arc::new(openraft::alias::StoredMembershipOf::<TypeConfig>::new(None, membership))
+    }
+
+    #[test]
+    fn members_that_are_not_committed_are_told_apart() {
+        let mut metrics = RaftMetrics::<TypeConfig>::new_initial(1);
+        metrics.membership_config = members(&[1, 2], &[]);
+        metrics.committed_membership_config = members(&[1, 3], &[4]);
+        let view = View::of(&metrics);
+        assert_eq!(view.all_voters(), [NodeId(1), NodeId(2)].into());
+        assert_eq!(view.committed_voters, [NodeId(1), NodeId(3)].into());
+        assert_eq!(view.committed_learners, [NodeId(4)].into());
     }
 }

@@ -68,6 +68,8 @@ pub enum Appended {
     HigherVote(Ballot),
     /// Not processed: the stream broke before it; send again.
     Aborted,
+    /// Not processed: the follower's disk is full; send again later.
+    NoSpace,
 }
 
 /// A candidate's request, for votes and for the question whether one would be given.

@@ -3,6 +3,7 @@
 use super::support::{Node, Place, agree, eventually, fully_replicated};
 use super::{holds, holds_at_most};
 use cluster::{NodeId, PartitionStatus, Standing};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -100,4 +101,62 @@ fn the_share_of_a_silent_node_goes_to_others_until_it_is_back() {
     (120..180).for_each(|number| drop(nodes[3].append(number as u16 % 6, number).unwrap()));
     let seen = nodes[0].cluster.status();
     assert!(seen.nodes.iter().all(|node| node.standing == Standing::Active), "{seen:?}");
+}
+
+#[test]
+fn a_replica_that_moves_away_and_comes_back_begins_anew() {
+    let (_places, nodes) = four_nodes(|_| {});
+    (0..60).for_each(|number| drop(nodes[1].append(number as u16 % 6, number).unwrap()));
+    let first = nodes[0].cluster.node_id();
+    let stale: Vec<_> = nodes[0].toys.machines.lock().unwrap().values().cloned().collect();
+    stale.iter().for_each(|toy| toy.flush());
+    assert_eq!(nodes[1].block_on(nodes[1].cluster.drain_node(first, true, soon())), Ok(true));
+    eventually("the drained node holds nothing", || holds_at_most(&nodes[0], 0));
+    eventually("its states are gone", || {
+        let left = nodes[0].toys.machines.lock().unwrap().len();
+        if left == 0 { Ok(()) } else { Err(left) }
+    });
+    (60..120).for_each(|number| drop(nodes[1].append(number as u16 % 6, number).unwrap()));
+    assert_eq!(nodes[1].block_on(nodes[1].cluster.drain_node(first, false, soon())), Ok(true));
+    holds(&nodes[0], 4);
+    fully_replicated(&nodes[1], 3);
+    (120..180).for_each(|number| drop(nodes[1].append(number as u16 % 6, number).unwrap()));
+    let mut held = 0;
+    for partition in nodes[0].cluster.partitions().into_iter().filter(|id| nodes[0].cluster.replica(*id).is_some()) {
+        let other = held_by(&nodes[1..], partition.0);
+        eventually("the replica that came back agrees", || {
+            let (mine, theirs) = (nodes[0].toy(partition.0).state(), other.toy(partition.0).state());
+            if mine == theirs { Ok(()) } else { Err((mine.position, theirs.position)) }
+        });
+        assert_eq!(nodes[0].toy(partition.0).state().numbers.len(), 30);
+        held += 1;
+    }
+    assert!(held >= 4);
+}
+
+#[test]
+fn replicas_whose_departure_was_cut_short_leave_at_the_next_start() {
+    let (places, mut nodes) = four_nodes(|_| {});
+    (0..60).for_each(|number| drop(nodes[1].append(number as u16 % 6, number).unwrap()));
+    let first = nodes[0].cluster.node_id();
+    // They leave one by one: the first of them never comes to its end.
+    nodes[0].toys.closed.lock().unwrap().clear();
+    nodes[0].toys.holds_close.store(true, Ordering::Relaxed);
+    assert_eq!(nodes[1].block_on(nodes[1].cluster.drain_node(first, true, soon())), Ok(true));
+    does_without(&nodes[1], first);
+    eventually("the first replica leaves", || {
+        let closed = nodes[0].toys.closed.lock().unwrap().clone();
+        if closed.len() == 1 { Ok(()) } else { Err(closed) }
+    });
+    let left = nodes[0].toys.machines.lock().unwrap().len() - 1;
+    assert!(left >= 2, "{left}");
+    nodes.remove(0).kill();
+
+    nodes.insert(0, places[0].start());
+    eventually("the others leave", || {
+        let closed = nodes[0].toys.closed.lock().unwrap().clone();
+        if closed.len() == left { Ok(()) } else { Err(closed) }
+    });
+    assert_eq!(holds_at_most(&nodes[0], 0), Ok(()));
+    eventually("the node is ready", || nodes[0].cluster.ready());
 }

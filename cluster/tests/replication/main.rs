@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
 mod leaving;
+mod space;
 mod support;
 
 use bytes::Bytes;
@@ -186,8 +187,25 @@ fn a_proposal_of_an_ended_leadership_is_refused() {
     assert!(node.block_on(replica.propose(term, payload(), deadline)).is_ok());
     let other = cluster::Term(term.0 + 1);
     let refused = node.block_on(replica.propose(other, payload(), deadline));
-    assert_eq!(refused, Err(cluster::AppendError::Unavailable));
+    assert_eq!(refused, Err(cluster::AppendError::NotLeading));
     assert_eq!(node.toy(0).state().numbers[&7], 1);
+}
+
+#[test]
+fn what_the_leader_does_not_admit_is_refused_at_once_at_any_node() {
+    let (_places, nodes) = three_nodes();
+    eventual_leader(&nodes, 0);
+    for node in &nodes {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+        let append = |number: u64| {
+            let payload = Bytes::copy_from_slice(&number.to_le_bytes());
+            node.block_on(node.cluster.append(PartitionId(0), payload, deadline))
+        };
+        let begin = std::time::Instant::now();
+        assert_eq!(append(support::NOT_ADMITTED), Err(cluster::AppendError::NotAdmitted));
+        assert!(begin.elapsed() < Duration::from_secs(10));
+        assert!(append(7).is_ok());
+    }
 }
 
 #[test]

@@ -3,14 +3,17 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+use cluster::environment::{
+    Disk, DiskUsage, Environment, File, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool,
+};
 use cluster::{
     AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId,
     Payload, Snapshot, SnapshotChunks, StateMachine, Term,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -86,6 +89,9 @@ impl Toy {
     }
 }
 
+/// A number that no leader proposes.
+pub const NOT_ADMITTED: u64 = u64::MAX;
+
 #[async_trait]
 impl StateMachine for Toy {
     fn durable(&self) -> Durable {
@@ -110,6 +116,10 @@ impl StateMachine for Toy {
                 Ok(Bytes::copy_from_slice(&count.to_le_bytes()))
             }
         }
+    }
+
+    fn admits(&self, payload: &Bytes) -> bool {
+        payload[..8] != NOT_ADMITTED.to_le_bytes()
     }
 
     async fn snapshot(&self) -> io::Result<Snapshot> {
@@ -146,6 +156,10 @@ impl SnapshotChunks for Chunks {
 pub struct Toys {
     directory: PathBuf,
     pub machines: Mutex<BTreeMap<PartitionId, Arc<Toy>>>,
+    /// Partitions that were closed since the node started.
+    pub closed: Mutex<BTreeSet<PartitionId>>,
+    /// Whether closing a partition takes for ever.
+    pub holds_close: AtomicBool,
 }
 
 #[async_trait]
@@ -155,6 +169,19 @@ impl Host for Toys {
         let toy = Arc::new(Toy::open(self.directory.join(format!("partition-{partition}")))?);
         self.machines.lock().unwrap().insert(partition, toy.clone());
         Ok(toy)
+    }
+
+    async fn close(&self, partition: PartitionId) -> io::Result<()> {
+        if self.holds_close.load(Ordering::Relaxed) {
+            self.closed.lock().unwrap().insert(partition);
+            return std::future::pending().await;
+        }
+        self.machines.lock().unwrap().remove(&partition);
+        self.closed.lock().unwrap().insert(partition);
+        match std::fs::remove_file(self.directory.join(format!("partition-{partition}"))) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
     }
 
     async fn serve(&self, partition: PartitionId, request: Bytes) -> Bytes {
@@ -176,6 +203,47 @@ pub struct Place {
     pub address: String,
     pub join: Vec<String>,
     pub configure: fn(&mut Config),
+    /// Whether its disk has no room for another file.
+    pub is_full: Arc<AtomicBool>,
+}
+
+/// Files of the operating system on a disk that may be full.
+struct Limited {
+    disk: SystemDisk,
+    is_full: Arc<AtomicBool>,
+}
+
+impl Disk for Limited {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.disk.create_directory(path)
+    }
+    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        self.disk.open(path)
+    }
+    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        match self.is_full.load(Ordering::Relaxed) {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => self.disk.create(path),
+        }
+    }
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(directory)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.disk.sync_directory(directory)
+    }
+    fn usage(&self) -> io::Result<DiskUsage> {
+        self.disk.usage()
+    }
+    fn lock(&self) -> io::Result<()> {
+        self.disk.lock()
+    }
 }
 
 impl Place {
@@ -183,7 +251,7 @@ impl Place {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let join = join.iter().map(|place| place.address.clone()).collect();
         let directory = tempfile::tempdir().unwrap();
-        Place { directory, address: port.to_string(), join, configure: |_| {} }
+        Place { directory, address: port.to_string(), join, configure: |_| {}, is_full: Arc::default() }
     }
 
     pub fn path(&self) -> &Path {
@@ -202,13 +270,18 @@ impl Place {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let environment = Environment {
             network: Arc::new(TcpNetwork),
-            disk: Arc::new(SystemDisk::new(self.path()).unwrap()),
+            disk: Arc::new(Limited { disk: SystemDisk::new(self.path()).unwrap(), is_full: self.is_full.clone() }),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             tasks: Tasks::new(Arc::new(ThreadPool)),
         };
         let tasks = environment.tasks.clone();
-        let toys = Arc::new(Toys { directory: self.store_path(), machines: Mutex::default() });
+        let toys = Arc::new(Toys {
+            directory: self.store_path(),
+            machines: Mutex::default(),
+            closed: Mutex::default(),
+            holds_close: AtomicBool::new(false),
+        });
         let mut config = Config {
             node_name: format!("node at {}", self.address),
             cluster_address: self.address.clone(),

@@ -55,7 +55,13 @@ pub fn environment(disk: &SimulatedDisk) -> Environment {
 }
 
 pub fn config() -> LogConfig {
-    LogConfig { segment_bytes: SEGMENT_BYTES, spares_max: 2, cache_bytes_max: 1024, ..LogConfig::default() }
+    LogConfig {
+        segment_bytes: SEGMENT_BYTES,
+        bytes_max: 4 * SEGMENT_BYTES,
+        spares_max: 2,
+        cache_bytes_max: 1024,
+        ..LogConfig::default()
+    }
 }
 
 pub async fn open(disk: &SimulatedDisk) -> Result<(Environment, Log), Error> {

@@ -1,12 +1,16 @@
 //! One node process: how it is started, what it says, how it is stopped.
 
 use super::super::failure::{Exit, Failure, Outcome};
+use super::directory::Directory;
 use cluster::environment::Tasks;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
+
+/// What a node tells unless more is wanted: elections and broken connections are what happens when nodes come and go.
+const QUIET_FILTER: &str = "warn,openraft=error,cluster::transport=error";
 
 /// How a node is to be started.
 #[derive(Debug, Clone)]
@@ -26,6 +30,18 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// The node with this number from 1, on ports and in a directory of its own, joining by the first one.
+    pub fn numbered(number: u16, base_port: u16, directory: &Directory) -> Plan {
+        Plan {
+            name: format!("node-{number}"),
+            http_port: base_port + 10 * (number - 1),
+            join_port: (number > 1).then_some(base_port + 1),
+            data_dir: directory.of_node(number),
+            flags: Vec::new(),
+            is_verbose: false,
+        }
+    }
+
     /// Where it serves clients.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.http_port)
@@ -67,6 +83,7 @@ impl Plan {
 pub struct Child {
     /// How it was started.
     pub plan: Plan,
+    process_id: u32,
     /// Its end asks the node to stop.
     stdin: Option<ChildStdin>,
     kill: Option<oneshot::Sender<()>>,
@@ -81,10 +98,11 @@ impl Child {
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(plan.arguments()).arg("--exit-with-parent").env_remove("HOURMARK_JOIN");
         if !plan.is_verbose && std::env::var_os("HOURMARK_LOG_FILTER").is_none() {
-            command.env("HOURMARK_LOG_FILTER", "warn");
+            command.env("HOURMARK_LOG_FILTER", QUIET_FILTER);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;
+        let process_id = process.id().expect("it has not been waited for");
         let stdin = process.stdin.take();
         let stderr = process.stderr.take().expect("stderr was asked for as a pipe");
         let (ready_sender, ready) = watch::channel(false);
@@ -104,7 +122,12 @@ impl Child {
             let _ = lines.await;
             status_sender.send_replace(Some(ended.unwrap_or_default()));
         });
-        Ok(Child { plan: plan.clone(), stdin, kill: Some(kill), ready, status })
+        Ok(Child { plan: plan.clone(), process_id, stdin, kill: Some(kill), ready, status })
+    }
+
+    /// The operating system's number of the process.
+    pub fn process_id(&self) -> u32 {
+        self.process_id
     }
 
     /// Turns true when the node serves.

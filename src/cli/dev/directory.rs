@@ -30,6 +30,16 @@ impl Directory {
         }
     }
 
+    /// Whether it goes with the cluster.
+    pub fn is_temporary(&self) -> bool {
+        self.is_temporary
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The directory of a node, from 1.
     pub fn of_node(&self, number: u16) -> PathBuf {
         self.path.join(format!("node-{number}"))

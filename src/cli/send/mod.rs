@@ -12,6 +12,8 @@ mod ledger;
 mod report;
 mod source;
 
+pub use source::Source;
+
 use super::connection::{Connection, timeout};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{self, Output};
@@ -25,7 +27,6 @@ use hourmark::client::{Client, Error, Events, LineError, Receipt};
 use hourmark::config::parse_bytes;
 use ledger::Ledger;
 use report::Report;
-use source::Source;
 use std::cell::Cell;
 use std::io::{self, IsTerminal as _, Read, Write as _};
 use std::path::PathBuf;

@@ -7,6 +7,7 @@ use super::connection::{Connection, timeout};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{self, Format, Output, Table, json};
 use futures::future::join_all;
+use hourmark::admin::Standing;
 use hourmark::client::Client;
 use hourmark::config::format_bytes;
 use serde::Serialize;
@@ -91,6 +92,7 @@ struct NodeStatus {
     http_addr: String,
     cluster_addr: String,
     alive: bool,
+    standing: Standing,
     leads: usize,
     replicas: usize,
     disk_used_bytes: Option<u64>,
@@ -116,6 +118,7 @@ impl Status {
             http_addr: node.http_addr.clone(),
             cluster_addr: node.cluster_addr.clone(),
             alive: node.alive,
+            standing: node.standing,
             leads: view.partitions.iter().filter(|partition| partition.leader == Some(node.id)).count(),
             replicas: view.partitions.iter().filter(|partition| partition.replicas.contains(&node.id)).count(),
             disk_used_bytes: own_views.get(&node.id).and_then(|own| own.disk_used_bytes),
@@ -149,7 +152,13 @@ impl Status {
                 node.name.clone(),
                 node.http_addr.clone(),
                 node.cluster_addr.clone(),
-                if node.alive { "yes" } else { "no" }.to_owned(),
+                match (node.alive, node.standing) {
+                    (true, Standing::Draining) => "draining",
+                    (true, _) => "yes",
+                    (false, Standing::Away) => "replaced",
+                    (false, _) => "no",
+                }
+                .to_owned(),
                 node.leads.to_string(),
                 node.replicas.to_string(),
                 disk.map_or(String::new(), rounded_bytes),

@@ -48,6 +48,39 @@ pub(super) fn usual(text: &[u8]) -> Option<(u64, &[u8])> {
     (nanoseconds <= NANOSECONDS_MAX).then_some((nanoseconds, rest))
 }
 
+/// [`usual`] for numbers that end within eight bytes, their end included, such as `1234.56}`; those need no loop.
+#[inline]
+pub(super) fn quick(text: &[u8]) -> Option<(u64, &[u8])> {
+    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    let Some(eight) = text.first_chunk::<8>() else { return usual(text) };
+    let digits = u64::from_le_bytes(*eight) ^ u64::from_le_bytes([b'0'; 8]);
+    // The highest bit of each byte that is no digit.
+    let others = (((digits & !HIGHS) + u64::from_le_bytes([0x76; 8])) | digits) & HIGHS;
+    let whole_digits = others.trailing_zeros() / 8;
+    let (packed, length, fraction_digits) = match eight.get(whole_digits as usize) {
+        Some(b'.') => {
+            let end = (others & (others - 1)).trailing_zeros() / 8;
+            let low = (1u64 << (8 * whole_digits)) - 1;
+            ((digits & low) | ((digits >> 8) & !low), end, end.wrapping_sub(whole_digits + 1))
+        }
+        _ => (digits, whole_digits, 0),
+    };
+    let is_quick = whole_digits > 0 && length < 8 && (length == whole_digits || fraction_digits > 0);
+    if !is_quick || (eight[0] == b'0' && whole_digits > 1) || matches!(eight[length as usize], b'e' | b'E') {
+        return usual(text);
+    }
+    let mantissa = eight_digits(packed << (8 * (8 - (whole_digits + fraction_digits))));
+    Some((mantissa * POWERS[6 - fraction_digits as usize], &text[length as usize..]))
+}
+
+/// The value of eight digits, the first in the lowest byte; each byte is 0 to 9.
+#[inline]
+fn eight_digits(digits: u64) -> u64 {
+    let pairs = (digits * 10 + (digits >> 8)) & 0x00ff_00ff_00ff_00ff;
+    let fours = (pairs * 100 + (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+    (fours * 10_000 + (fours >> 32)) & 0xffff_ffff
+}
+
 /// Appends the leading digits of `text` to `mantissa` (wrapping; the caller bounds their number); what follows them.
 #[inline]
 fn digits(text: &[u8], mut mantissa: u64) -> (u64, &[u8]) {
@@ -186,6 +219,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_quick_path_reads_what_the_usual_one_reads(text in "[0-9.]{0,9}[0-9.eE,}+ -]{0,3}") {
+            prop_assert_eq!(quick(text.as_bytes()), usual(text.as_bytes()), "{}", text);
+        }
+
         #[test]
         fn both_paths_read_the_same_value(text in "(0|[1-9][0-9]{0,11})(\\.[0-9]{1,13})?") {
             if let Some((value, rest)) = usual(text.as_bytes()) {

@@ -174,9 +174,9 @@ fn usual_line() -> impl Strategy<Value = String> {
 /// Both ways on one line; true if the short one was taken.
 fn agree(line: &[u8]) -> Result<bool, TestCaseError> {
     let mut parser = Parser::new(TimeLimits::NONE);
-    let usual = parser.usual(line).filter(|(_, rest)| rest.is_empty());
+    let usual = parser.usual(line).filter(|(_, _, rest)| rest.is_empty());
     let is_usual = usual.is_some();
-    if let Some((event, _)) = usual {
+    if let Some((event, _, _)) = usual {
         prop_assert_eq!(parser.exact(line), Ok(Some(event)), "{}", String::from_utf8_lossy(line));
     }
     Ok(is_usual)

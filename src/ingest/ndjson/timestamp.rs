@@ -30,6 +30,72 @@ impl Minute {
     }
 }
 
+/// Remembers the day of the last `YYYY-MM-DDThh:mm:ss.mmmZ`, the form that most programs write: the rest of it is digits
+/// at known places.
+#[derive(Debug, Default)]
+pub(super) struct Day {
+    /// The words that hold `YYYY-MM-DDT`.
+    words: Option<[u64; 2]>,
+    start_ms: u64,
+    minute: Minute,
+}
+
+impl Day {
+    /// The time in quotes whose opening one stands before `text`, and its text's end, the closing quote; `None` for what
+    /// [`rfc3339`] refuses.
+    #[inline]
+    pub(super) fn rfc3339<'a>(&mut self, text: &'a [u8]) -> Option<(u64, &'a [u8])> {
+        if let Some((time, rest)) = text.split_first_chunk::<24>()
+            && let Some((words, within_ms)) = within_day(time)
+        {
+            if self.words != Some(words) {
+                let time_ms = rfc3339(time).ok()?;
+                *self = Day { words: Some(words), start_ms: time_ms - within_ms, minute: Minute::default() };
+            }
+            return Some((self.start_ms + within_ms, rest));
+        }
+        let length = text.iter().take(64).position(|byte| *byte == b'"')?;
+        let (time, rest) = text.split_at(length);
+        Some((self.minute.rfc3339(time).ok()?, rest))
+    }
+}
+
+/// The first eleven bytes as two words, and the milliseconds within the day, of a text of the form
+/// `YYYY-MM-DDThh:mm:ss.mmmZ`. Year, month and day are not looked at. `None` for any other form, and second 60.
+#[inline]
+fn within_day(time: &[u8; 24]) -> Option<([u64; 2], u64)> {
+    const DATE: u64 = 0x0000_0000_00ff_ffff;
+    let (eights, _) = time.as_chunks::<8>();
+    let word = |i: usize| u64::from_le_bytes(eights[i]);
+    let (date, hours, seconds) = (word(0), word(1), word(2));
+    // "DDThh:mm" and ":ss.mmmZ": marks where they belong, digits everywhere else.
+    let hours_marks = u64::from_le_bytes([0, 0, 0, 0, 0, b':', 0, 0]);
+    let seconds_marks = u64::from_le_bytes([b':', 0, 0, b'.', 0, 0, 0, b'Z']);
+    let hours_digits = hours ^ (hours_marks | u64::from_le_bytes([0, 0, 0, b'0', b'0', 0, b'0', b'0']));
+    let seconds_digits = seconds ^ (seconds_marks | u64::from_le_bytes([0, b'0', b'0', 0, b'0', b'0', b'0', 0]));
+    let hours_digits = hours_digits & !DATE;
+    let digits_max = u64::from_le_bytes([0, 0, 0, 2, 9, 0, 5, 9]);
+    let seconds_max = u64::from_le_bytes([0, 5, 9, 0, 9, 9, 9, 0]);
+    let digit = |word: u64, at: u32| (word >> (8 * at)) & 0xff;
+    let hour = digit(hours_digits, 3) * 10 + digit(hours_digits, 4);
+    if !is_at_most(hours_digits, digits_max) || !is_at_most(seconds_digits, seconds_max) || hour > 23 {
+        return None;
+    }
+    let minute = digit(hours_digits, 6) * 10 + digit(hours_digits, 7);
+    let second = digit(seconds_digits, 1) * 10 + digit(seconds_digits, 2);
+    let ms = digit(seconds_digits, 4) * 100 + digit(seconds_digits, 5) * 10 + digit(seconds_digits, 6);
+    Some(([date, hours & DATE], ((hour * 60 + minute) * 60 + second) * 1000 + ms))
+}
+
+/// Whether each byte of `word` is at most that of `most`, whose bytes are below 0x80.
+#[inline]
+fn is_at_most(word: u64, most: u64) -> bool {
+    const HIGHS: u64 = u64::from_le_bytes([0x80; 8]);
+    // With the highest bit set in each byte of the minuend no byte borrows from its neighbour.
+    let differences = (most | HIGHS).wrapping_sub(word & !HIGHS);
+    (word & HIGHS) == 0 && differences & HIGHS == HIGHS
+}
+
 /// The milliseconds of `:ss[.digits]Z`; `None` for second 60, another zone or anything malformed.
 #[inline]
 fn utc_within_minute(text: &[u8]) -> Option<u64> {
@@ -222,6 +288,25 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_remembered_day_changes_nothing(
+            texts in prop::collection::vec(
+                "(2023-12-31|2024-02-29|1969-12-31|2024-02-30|0000-00-00)[Tt ](23:59|00:00|24:00|19:60|1::00|2/:10):(00|59|60|6x|5:)(\\.[0-9]{3}|\\.[0-9]{0,10}|\\.12:|)(Z|z|[+-]00:30|)",
+                1..20,
+            ),
+        ) {
+            let mut day = Day::default();
+            for text in texts {
+                let quoted = format!("{text}\"}}\n");
+                let expected = rfc3339(text.as_bytes()).ok();
+                let read = day.rfc3339(quoted.as_bytes()).map(|(time_ms, rest)| {
+                    assert_eq!(rest, b"\"}\n");
+                    time_ms
+                });
+                prop_assert_eq!(read, expected, "{}", text);
+            }
+        }
+
         #[test]
         fn the_remembered_minute_changes_nothing(
             texts in prop::collection::vec(

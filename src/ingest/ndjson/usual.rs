@@ -12,26 +12,43 @@ pub(super) struct Fields<'a> {
     pub(super) app_id: &'a str,
     pub(super) time_ms: u64,
     pub(super) nanoseconds: u64,
+    pub(super) places: Places,
 }
+
+/// Where the values stand in the line, quotes included.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Places {
+    pub(super) app_id: Place,
+    pub(super) time: Place,
+    pub(super) response_time: Place,
+}
+
+/// From the first byte to the one behind the last.
+pub(super) type Place = (usize, usize);
 
 /// The event at the start of `text` and what follows it and its spaces (an LF ends the spaces). `None` is no verdict.
 #[inline]
 pub(super) fn event<'a>(text: &'a [u8], minute: &mut timestamp::Minute) -> Option<(Fields<'a>, &'a [u8])> {
     let (mut app_id, mut time_ms, mut nanoseconds) = (None, None, None);
+    let mut places = Places::default();
+    let place = |from: &[u8], to: &[u8]| (text.len() - from.len(), text.len() - to.len());
     let mut rest = skip_spaces(text).strip_prefix(b"{")?;
     loop {
         rest = skip_spaces(rest);
         if let Some(after) = rest.strip_prefix(b"\"app_id\"") {
-            let (bytes, after) = string(value(after)?)?;
-            rest = after;
+            let from = value(after)?;
+            let (bytes, after) = string(from)?;
+            (rest, places.app_id) = (after, place(from, after));
             set(&mut app_id, std::str::from_utf8(bytes).ok()?)?;
         } else if let Some(after) = rest.strip_prefix(b"\"timestamp\"") {
-            let (time, after) = time(value(after)?, minute)?;
-            rest = after;
+            let from = value(after)?;
+            let (time, after) = time(from, minute)?;
+            (rest, places.time) = (after, place(from, after));
             set(&mut time_ms, time)?;
         } else if let Some(after) = rest.strip_prefix(b"\"response_time_ms\"") {
-            let (value, after) = decimal::usual(value(after)?)?;
-            rest = after;
+            let from = value(after)?;
+            let (value, after) = decimal::usual(from)?;
+            (rest, places.response_time) = (after, place(from, after));
             set(&mut nanoseconds, value)?;
         } else {
             rest = unknown_field(rest)?;
@@ -42,7 +59,7 @@ pub(super) fn event<'a>(text: &'a [u8], minute: &mut timestamp::Minute) -> Optio
             [b'}', after @ ..] => {
                 let app_id: &str = app_id?;
                 let is_app_id = (1..=APP_ID_BYTES_MAX).contains(&app_id.len());
-                let fields = Fields { app_id, time_ms: time_ms?, nanoseconds: nanoseconds? };
+                let fields = Fields { app_id, time_ms: time_ms?, nanoseconds: nanoseconds?, places };
                 return is_app_id.then_some((fields, skip_spaces(after)));
             }
             _ => return None,

@@ -149,7 +149,7 @@ async fn a_snapshot_that_does_not_fit_together_changes_nothing() {
     feed(&mut log, &source, 40);
     let before = replica.state.digest();
     let mut chunks = Vec::new();
-    let mut capture = source.state.capture();
+    let mut capture = source.state.capture().unwrap();
     while let Some(chunk) = capture.next_chunk().unwrap() {
         chunks.push(chunk);
     }
@@ -189,7 +189,7 @@ async fn layout_of_snapshots_never_changes() {
     log.push(Payload::Membership("members".into()));
     feed(&mut log, &source, 5);
     let mut bytes = Vec::new();
-    let mut capture = source.state.capture();
+    let mut capture = source.state.capture().unwrap();
     while let Some(chunk) = capture.next_chunk().unwrap() {
         bytes.extend_from_slice(&u32::try_from(chunk.len()).unwrap().to_le_bytes());
         bytes.extend_from_slice(&chunk);

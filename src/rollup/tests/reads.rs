@@ -142,7 +142,7 @@ async fn a_snapshot_shows_the_state_it_was_captured_at_while_write_outs_go_on() 
     store(&mut log, &replica, &all[..800]);
     replica.state.write_out().await.unwrap();
     store(&mut log, &replica, &all[300..500]);
-    let mut capture = replica.state.capture();
+    let mut capture = replica.state.capture().unwrap();
     let (position, digest) = (capture.position().clone(), replica.state.digest());
     let mut checker = Checker::new(Limits::default());
     let mut chunks = 0;
@@ -165,7 +165,7 @@ async fn a_snapshot_fails_when_its_state_is_replaced() {
     let (replica, other) = (Replica::new(&Limits::default()), Replica::new(&Limits::default()));
     store(&mut log, &replica, &[(1, 1)]);
     store(&mut other_log, &other, &[(1, 1), (2, 2)]);
-    let mut capture = replica.state.capture();
+    let mut capture = replica.state.capture().unwrap();
     capture.next_chunk().unwrap();
     replica.install_from(&other).await;
     assert!(matches!(capture.next_chunk(), Err(crate::rollup::Error::Replaced)));

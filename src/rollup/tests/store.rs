@@ -114,6 +114,40 @@ async fn a_removed_partition_is_empty_when_it_comes_back() {
 }
 
 #[tokio::test]
+async fn a_write_out_that_waits_brings_nothing_back_that_was_removed() {
+    let disk = MemoryDisk::default();
+    let (store, _) = open(&disk, Policy::default()).await;
+    let replica = replica_of(&store, &disk, 1).await;
+    let (mut log, id) = (Log::default(), PartitionId(1));
+    count_one(&mut log, &replica);
+    let exclusive = Arc::clone(&replica.state.shared.writing).lock_owned().await;
+    let waiting = replica.state.write_out();
+    tokio::pin!(waiting);
+    assert!(futures::poll!(&mut waiting).is_pending());
+    drop(exclusive);
+    let (removed, written) = tokio::join!(store.remove(id), waiting);
+    removed.unwrap();
+    written.unwrap();
+    count_one(&mut log, &replica);
+    replica.state.write_out().await.unwrap();
+    assert!(replica.state.snapshot().await.is_err(), "nobody is sent what is removed");
+    assert_eq!(store.partition(id).await.unwrap().durable().position, None);
+}
+
+#[tokio::test]
+async fn a_partition_whose_rows_are_being_replaced_holds_up_no_other() {
+    let disk = MemoryDisk::default();
+    let (store, _) = open(&disk, Policy::default()).await;
+    let replicas = [replica_of(&store, &disk, 1).await, replica_of(&store, &disk, 2).await];
+    replicas.iter().for_each(|replica| count_one(&mut Log::default(), replica));
+    let _installing = Arc::clone(&replicas[0].state.shared.writing).lock_owned().await;
+    let mut durable = replicas[1].state.watch_durable();
+    store.request_write_out();
+    durable.changed().await.unwrap();
+    assert_eq!(replicas[0].state.durable().position, None);
+}
+
+#[tokio::test]
 async fn a_damaged_store_is_moved_aside_at_the_next_start() {
     let disk = MemoryDisk::default();
     let (store, _) = open(&disk, Policy::default()).await;

@@ -262,7 +262,7 @@ fn fold_batch(batch: &Bytes, deltas: &mut BTreeMap<(AppId, Hour), Rollup>) {
     Batch::decode(batch).unwrap().for_each_app(|name, events| {
         for (time, value) in events {
             let delta = deltas.entry((app(name), time.hour())).or_default();
-            delta.record(value, false, &SKETCH);
+            delta.record(*value, false, &SKETCH);
         }
     });
 }

@@ -1,6 +1,6 @@
 //! What a node answers before its rooms exist: that it lives, and what it waits for.
 
-use super::http::{RETRY_AFTER, health, index, metrics_answer};
+use super::{RETRY_AFTER, health, index, metrics_answer};
 use crate::http::Problem;
 use crate::metrics::Metrics;
 use axum::Router;

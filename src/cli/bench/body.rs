@@ -1,0 +1,187 @@
+//! Requests' bodies, built before the clock starts.
+
+use super::truth::Truth;
+use super::workload::Event;
+use bytes::Bytes;
+use hourmark::domain::{EventTime, NS_PER_MS, ResponseTime, civil_from_days};
+use hourmark::format::BatchBuilder;
+
+/// How events are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One JSON object a line.
+    Ndjson,
+    /// A columnar batch, application/vnd.hourmark.batch.
+    Binary,
+}
+
+impl Format {
+    /// The media type of a body.
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Ndjson => "application/x-ndjson",
+            Format::Binary => "application/vnd.hourmark.batch",
+        }
+    }
+}
+
+/// A body and how many events it has.
+#[derive(Debug, Clone)]
+pub struct Body {
+    /// What is sent.
+    pub bytes: Bytes,
+    /// How many events.
+    pub events: u32,
+}
+
+/// Writes events into bodies of `events_max` and notes what they add up to. Calls `progress` with the events done.
+pub fn build(
+    events: impl Iterator<Item = Event>,
+    apps: &[String],
+    format: Format,
+    events_max: usize,
+    truth: &mut Truth,
+    mut progress: impl FnMut(u64),
+) -> Vec<Body> {
+    let mut writer = Writer::new(format);
+    let mut bodies = Vec::new();
+    let mut done = 0;
+    for event in events {
+        truth.add(event);
+        writer.add(&apps[event.app as usize], event.time, event.value);
+        if writer.events as usize == events_max {
+            done += events_max as u64;
+            bodies.push(writer.finish());
+            progress(done);
+        }
+    }
+    if writer.events > 0 {
+        bodies.push(writer.finish());
+    }
+    bodies
+}
+
+struct Writer {
+    format: Format,
+    text: Vec<u8>,
+    batch: BatchBuilder,
+    events: u32,
+}
+
+impl Writer {
+    fn new(format: Format) -> Writer {
+        Writer { format, text: Vec::new(), batch: BatchBuilder::default(), events: 0 }
+    }
+
+    fn add(&mut self, app: &str, time: EventTime, value: ResponseTime) {
+        self.events += 1;
+        match self.format {
+            Format::Binary => self.batch.add(app, time, value),
+            Format::Ndjson => put_line(&mut self.text, app, time, value),
+        }
+    }
+
+    fn finish(&mut self) -> Body {
+        let bytes = match self.format {
+            Format::Binary => self.batch.finish(),
+            Format::Ndjson => Bytes::copy_from_slice(&self.text),
+        };
+        self.text.clear();
+        Body { bytes, events: std::mem::take(&mut self.events) }
+    }
+}
+
+/// One line as most services write it.
+pub fn put_line(out: &mut Vec<u8>, app: &str, time: EventTime, value: ResponseTime) {
+    out.extend_from_slice(b"{\"app_id\":\"");
+    put_escaped(out, app);
+    out.extend_from_slice(b"\",\"timestamp\":\"");
+    put_time(out, time);
+    out.extend_from_slice(b"\",\"response_time_ms\":");
+    put_ms(out, value);
+    out.extend_from_slice(b"}\n");
+}
+
+/// App ids hold no control characters.
+fn put_escaped(out: &mut Vec<u8>, text: &str) {
+    for byte in text.bytes() {
+        if matches!(byte, b'"' | b'\\') {
+            out.push(b'\\');
+        }
+        out.push(byte);
+    }
+}
+
+fn put_time(out: &mut Vec<u8>, time: EventTime) {
+    let (year, month, day) = civil_from_days((time.0 / 86_400_000).cast_signed());
+    let in_day = time.0 % 86_400_000;
+    put_digits(out, year.unsigned_abs(), 4);
+    for (mark, value, digits) in [
+        (b'-', u64::from(month), 2),
+        (b'-', u64::from(day), 2),
+        (b'T', in_day / 3_600_000, 2),
+        (b':', in_day / 60_000 % 60, 2),
+        (b':', in_day / 1000 % 60, 2),
+        (b'.', in_day % 1000, 3),
+    ] {
+        out.push(mark);
+        put_digits(out, value, digits);
+    }
+    out.push(b'Z');
+}
+
+/// The shortest decimal text of a number of milliseconds.
+fn put_ms(out: &mut Vec<u8>, value: ResponseTime) {
+    let whole = value.0 / NS_PER_MS;
+    put_digits(out, whole, whole.checked_ilog10().map_or(1, |log| log as usize + 1));
+    let (mut fraction, mut digits) = (value.0 % NS_PER_MS, 6);
+    if fraction > 0 {
+        while fraction.is_multiple_of(10) {
+            fraction /= 10;
+            digits -= 1;
+        }
+        out.push(b'.');
+        put_digits(out, fraction, digits);
+    }
+}
+
+fn put_digits(out: &mut Vec<u8>, mut value: u64, digits: usize) {
+    let start = out.len();
+    out.resize(start + digits, b'0');
+    for place in out[start..].iter_mut().rev() {
+        *place = b'0' + (value % 10) as u8;
+        value /= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_what_services_write() {
+        let mut text = Vec::new();
+        put_line(&mut text, "checkout", EventTime(1_795_378_503_123), ResponseTime(12_750_000));
+        put_line(&mut text, "a", EventTime(0), ResponseTime(0));
+        put_line(&mut text, "a\"\\", EventTime(7), ResponseTime(1_000_000_001));
+        let expected = concat!(
+            "{\"app_id\":\"checkout\",\"timestamp\":\"2026-11-22T20:15:03.123Z\",\"response_time_ms\":12.75}\n",
+            "{\"app_id\":\"a\",\"timestamp\":\"1970-01-01T00:00:00.000Z\",\"response_time_ms\":0}\n",
+            "{\"app_id\":\"a\\\"\\\\\",\"timestamp\":\"1970-01-01T00:00:00.007Z\",\"response_time_ms\":1000.000001}\n",
+        );
+        assert_eq!(String::from_utf8(text).unwrap(), expected);
+    }
+
+    #[test]
+    fn bodies_hold_all_events_and_the_last_one_the_rest() {
+        let event = Event { app: 0, time: EventTime(5), value: ResponseTime(7) };
+        let apps = ["a".to_owned()];
+        for format in [Format::Ndjson, Format::Binary] {
+            let mut truth = Truth::new(1);
+            let bodies = build(std::iter::repeat_n(event, 25), &apps, format, 10, &mut truth, |_| {});
+            assert_eq!(bodies.iter().map(|body| body.events).collect::<Vec<_>>(), [10, 10, 5]);
+            assert_eq!(truth.events(), 25);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Memory of bodies, used again.
+//!
+//! A fresh buffer of a megabyte costs as much as filling it: the system gives it page by page, zeroed, and takes it back
+//! when it is freed. So buffers of a usual large body are kept when the last holder lets go of it.
+
+use bytes::Bytes;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Smaller bodies are left to the allocator.
+pub const KEPT_BYTES_MIN: usize = 64 * 1024;
+/// Larger ones are rare.
+pub const KEPT_BYTES_MAX: usize = 2 << 20;
+/// Buffers kept at a time: 32 MiB at most.
+const KEPT_MAX: usize = 16;
+
+/// Keeps buffers. Cheap to clone; all clones share them.
+#[derive(Clone, Default)]
+pub struct Buffers {
+    kept: Arc<Mutex<Vec<Vec<u8>>>>,
+}
+
+impl Buffers {
+    /// An empty buffer for `bytes`; of any size if that is not known.
+    pub fn take(&self, bytes: Option<usize>) -> Vec<u8> {
+        let Some(bytes) = bytes.filter(|bytes| (KEPT_BYTES_MIN..=KEPT_BYTES_MAX).contains(bytes)) else {
+            return Vec::new();
+        };
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = kept.iter().rposition(|buffer| buffer.capacity() >= bytes);
+        match place {
+            Some(place) => kept.swap_remove(place),
+            // What is not written to takes no memory yet.
+            None => Vec::with_capacity(bytes),
+        }
+    }
+
+    /// A body whose buffer comes back here when nobody holds it any more.
+    pub fn lend(&self, buffer: Vec<u8>) -> Bytes {
+        if (KEPT_BYTES_MIN..=2 * KEPT_BYTES_MAX).contains(&buffer.capacity()) {
+            Bytes::from_owner(Lent { buffer, buffers: self.clone() })
+        } else {
+            buffer.into()
+        }
+    }
+}
+
+struct Lent {
+    buffer: Vec<u8>,
+    buffers: Buffers,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let mut kept = self.buffers.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT_MAX {
+            self.buffer.clear();
+            kept.push(std::mem::take(&mut self.buffer));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_comes_back_when_its_last_holder_lets_go() {
+        let buffers = Buffers::default();
+        let lend = |bytes: usize| {
+            let mut buffer = buffers.take(Some(bytes));
+            buffer.resize(bytes, 7);
+            buffers.lend(buffer)
+        };
+        let first = lend(100_000);
+        let (address, slice) = (first.as_ptr(), first.slice(5..9));
+        drop(first);
+        assert_ne!(lend(100_000).as_ptr(), address, "a slice is still held");
+        assert_eq!(slice[..], [7; 4]);
+        drop(slice);
+        let again = lend(90_000);
+        assert_eq!((again.as_ptr(), again.len()), (address, 90_000));
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded() {
+        let buffers = Buffers::default();
+        let bodies: Vec<Bytes> = (0..40).map(|_| buffers.lend(Vec::with_capacity(KEPT_BYTES_MIN))).collect();
+        drop(bodies);
+        drop(buffers.lend(Vec::with_capacity(KEPT_BYTES_MIN - 1)));
+        drop(buffers.lend(Vec::with_capacity(2 * KEPT_BYTES_MAX + 1)));
+        assert_eq!(buffers.kept.lock().unwrap().len(), KEPT_MAX);
+        assert_eq!(buffers.take(Some(KEPT_BYTES_MAX + 1)).capacity(), 0);
+        assert_eq!(buffers.take(None).capacity(), 0);
+    }
+}
