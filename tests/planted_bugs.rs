@@ -11,6 +11,7 @@ const BUGS: &[(&str, &str, u64, &str)] = &[
     ("append-twice", "lossy-network", 1, "receipts-stable"),
     ("forgetful-receipt", "split-and-crash", 1, "receipts-stable"),
     ("no-sync", "blackout", 1, "stays-up"),
+    ("ignored-sync-error", "fsync-fails", 2, "stays-up"),
     ("no-directory-sync", "torn-tail", 1, "stays-up"),
     ("fatal-full-disk", "disk-full", 1, "stays-up"),
     ("purge-too-far", "split-and-crash", 6, "purged-behind-durable"),
