@@ -10,7 +10,7 @@ use cluster::Offset;
 use cluster::environment::{BlockingRunner, Disk, Environment, Tasks};
 use cluster::log::{Error, GroupLog, Log, LogConfig, Pin, Record, Space};
 use futures::future::BoxFuture;
-use simulation::environment::{Operation, SimulatedDisk, Tear};
+use simulation::environment::{DiskFault, Operation, SimulatedDisk, Tear};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
