@@ -13,6 +13,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("axum", &["src/http/", "src/ingest/http", "src/query/http", "src/admin/http", "src/client", "tests/"]),
     ("clap::", &["src/cli/"]),
     ("reqwest", &["src/client"]),
+    ("turmoil", &["simulation/"]),
 ];
 
 /// Rooms, and rooms they must not name.

@@ -1,7 +1,6 @@
 //! A client inside the simulated world: one connection per request, a deadline on each.
 
 use crate::answer::{Hour, hour_text};
-use crate::kernel::SharedNetwork;
 use crate::trace;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -10,6 +9,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
+use turmoil::net::TcpStream;
 
 /// How long a client waits for an answer.
 const TIMEOUT: Duration = Duration::from_secs(12);
@@ -20,10 +20,9 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Hours that one question asks for: all of a month and the days around it.
 const FROM_TO: &str = "from=2026-10-01&to=2026-12-31";
 
-/// A client. Its name is its machine in the simulated world.
+/// A client.
 #[derive(Clone)]
 pub struct Client {
-    network: SharedNetwork,
     name: String,
 }
 
@@ -37,10 +36,9 @@ pub struct Answer {
 }
 
 impl Client {
-    /// A client on a machine of its own.
-    pub fn new(network: &SharedNetwork, name: &str) -> Client {
-        network.add(name);
-        Client { network: network.clone(), name: name.to_owned() }
+    /// A client.
+    pub fn new(name: &str) -> Client {
+        Client { name: name.to_owned() }
     }
 
     /// Its name.
@@ -93,7 +91,7 @@ impl Client {
 
     /// Writes bytes to `host` and hangs up.
     pub async fn hang_up_after(&self, host: &str, bytes: &[u8]) {
-        let connected = tokio::time::timeout(TIMEOUT, self.network.connect(&self.name, host, crate::HTTP_PORT));
+        let connected = tokio::time::timeout(TIMEOUT, TcpStream::connect((host, crate::HTTP_PORT)));
         if let Ok(Ok(mut stream)) = connected.await {
             // Whether the bytes get through is the network's affair.
             let _ = stream.write_all(bytes).await;
@@ -143,8 +141,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: String,
     ) -> Result<Answer, String> {
-        let stream =
-            self.network.connect(&self.name, host, crate::HTTP_PORT).await.map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect((host, crate::HTTP_PORT)).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
         let mut request = Request::builder().method(method).uri(path).header("host", host);

@@ -79,7 +79,7 @@ pub fn stop_panics() {
     });
 }
 
-/// Hears the product and nobody else.
+/// Hears the product, and from turmoil whose turn it is.
 struct Ear;
 
 impl Subscriber for Ear {
@@ -89,11 +89,13 @@ impl Subscriber for Ear {
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        metadata.is_event() && (target.starts_with("cluster") || target.starts_with("hourmark"))
+        is_turn(metadata) || metadata.is_event() && (target.starts_with("cluster") || target.starts_with("hourmark"))
     }
 
-    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        let mut turn = Turn::default();
+        span.record(&mut turn);
+        span::Id::from_u64(turn.0 as u64 + 1)
     }
 
     fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
@@ -106,9 +108,32 @@ impl Subscriber for Ear {
         hear(*event.metadata().level(), &message);
     }
 
-    fn enter(&self, _: &span::Id) {}
+    fn enter(&self, turn: &span::Id) {
+        time::enter(turn.into_u64() as usize - 1);
+    }
 
-    fn exit(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {
+        time::leave();
+    }
+}
+
+/// Whether a span is the one that turmoil runs each host in.
+fn is_turn(metadata: &Metadata<'_>) -> bool {
+    metadata.is_span() && metadata.name() == "node" && metadata.target().starts_with("turmoil")
+}
+
+/// The number of the host that a turn is of.
+#[derive(Default)]
+struct Turn(usize);
+
+impl Visit for Turn {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        if field.name() == "name" {
+            self.0 = time::number(value);
+        }
+    }
+
+    fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }
 
 fn hear(level: Level, message: &Message) {

@@ -1,6 +1,5 @@
 //! TCP of the simulated world. What is written goes into the trace.
 
-use crate::kernel::{SharedNetwork, SimulatedListener, SimulatedStream};
 use crate::trace;
 use async_trait::async_trait;
 use cluster::environment::{Listener, Network, Stream};
@@ -8,17 +7,17 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use turmoil::net::{TcpListener, TcpStream};
 
 /// The network of one machine. Addresses are `host:port` with the machine's name.
 pub struct SimulatedNetwork {
-    network: SharedNetwork,
     machine: String,
 }
 
 impl SimulatedNetwork {
     /// The network as `machine` sees it.
-    pub fn new(network: SharedNetwork, machine: &str) -> SimulatedNetwork {
-        SimulatedNetwork { network, machine: machine.to_owned() }
+    pub fn new(machine: &str) -> SimulatedNetwork {
+        SimulatedNetwork { machine: machine.to_owned() }
     }
 }
 
@@ -26,12 +25,12 @@ impl SimulatedNetwork {
 impl Network for SimulatedNetwork {
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
         let (_, port) = parts(address)?;
-        Ok(Box::new(Listening { machine: self.machine.clone(), listener: self.network.listen(&self.machine, port)? }))
+        let listener = TcpListener::bind(("0.0.0.0", port)).await?;
+        Ok(Box::new(Listening { machine: self.machine.clone(), port, listener }))
     }
 
     async fn connect(&self, address: &str) -> io::Result<Box<dyn Stream>> {
-        let (host, port) = parts(address)?;
-        let stream = self.network.connect(&self.machine, host, port).await?;
+        let stream = TcpStream::connect(parts(address)?).await?;
         Ok(Box::new(TracedStream { place: format!("{}->{address}", self.machine), stream }))
     }
 }
@@ -43,25 +42,27 @@ fn parts(address: &str) -> io::Result<(&str, u16)> {
 
 struct Listening {
     machine: String,
-    listener: SimulatedListener,
+    port: u16,
+    listener: TcpListener,
 }
 
 #[async_trait]
 impl Listener for Listening {
     async fn accept(&self) -> io::Result<(Box<dyn Stream>, String)> {
-        let (stream, peer) = self.listener.accept().await;
+        let (stream, peer) = self.listener.accept().await?;
+        let peer = turmoil::reverse_lookup(peer.ip()).unwrap_or_else(|| peer.to_string());
         let place = format!("{}->{peer}", self.machine);
         Ok((Box::new(TracedStream { place, stream }), peer))
     }
 
     fn local_address(&self) -> io::Result<String> {
-        Ok(self.listener.address())
+        Ok(format!("{}:{}", self.machine, self.port))
     }
 }
 
 struct TracedStream {
     place: String,
-    stream: SimulatedStream,
+    stream: TcpStream,
 }
 
 impl AsyncRead for TracedStream {

@@ -6,6 +6,7 @@ use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// How long a node's disk takes; clones are the same disk's. Mostly quick, now and then slow, as a busy disk is.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +20,7 @@ struct Pace {
     slow_ms: AtomicU64,
     /// What a fault adds to each, in ms.
     extra_ms: AtomicU64,
+    is_held: watch::Sender<bool>,
 }
 
 /// One in so many is slow.
@@ -36,6 +38,16 @@ impl DiskPace {
     /// Makes everything take so much longer.
     pub fn set_extra_ms(&self, extra_ms: u64) {
         self.0.extra_ms.store(extra_ms, Ordering::Relaxed);
+    }
+
+    /// Makes everything wait, or go on.
+    pub fn hold(&self, is_held: bool) {
+        self.0.is_held.send_replace(is_held);
+    }
+
+    async fn until_released(&self) {
+        // The sender lives as long as the pace.
+        let _ = self.0.is_held.subscribe().wait_for(|is_held| !is_held).await;
     }
 
     fn pause(&self, draw: u64) -> Duration {
@@ -61,8 +73,10 @@ impl SlowDisk {
 impl BlockingRunner for SlowDisk {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let pause = self.pace.pause(self.entropy.next_u64());
+        let pace = self.pace.clone();
         Box::pin(async move {
             tokio::time::sleep(pause).await;
+            pace.until_released().await;
             work();
         })
     }

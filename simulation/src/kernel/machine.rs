@@ -1,12 +1,12 @@
-//! A machine: one process with its own clock, which can be paused, run fast or slow, and lose power.
+//! A machine: a host of turmoil and the process on it, which can be started, stopped and paused.
 
-use super::time;
+use super::SharedNetwork;
+use futures::FutureExt;
+use std::cell::RefCell;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::task::Poll;
-use std::time::Duration;
-use tokio::runtime::{Builder, RngSeed, Runtime};
-use tokio::time::{Instant, sleep_until};
+use std::rc::Rc;
 
 /// What a machine runs. It should not end.
 pub type Software = Pin<Box<dyn Future<Output = Result<(), String>>>>;
@@ -16,196 +16,181 @@ pub type Ended = Result<(), String>;
 
 /// A machine and the process on it, if one runs.
 pub struct Machine {
+    network: SharedNetwork,
     name: String,
-    process: Option<Process>,
-    is_paused: bool,
-    /// How much faster its monotonic clock runs than the world's, in parts per million.
-    drift_ppm: i64,
+    is_on: bool,
+    is_known: bool,
+    life: Rc<Life>,
 }
 
-struct Process {
-    // Dropped before the runtime that its tasks live in.
-    software: Software,
-    runtime: Runtime,
-    /// The moment on its clock that it has run up to.
-    until: Instant,
-    /// Microseconds of drift that do not make a millisecond yet.
-    drift_us: i64,
-    /// Time that passed while it was paused.
-    missed: Duration,
+/// What the machine and what runs on it tell each other.
+#[derive(Default)]
+struct Life {
+    begin: RefCell<Option<Box<dyn FnOnce() -> Software>>>,
+    ended: RefCell<Option<Ended>>,
 }
 
 impl Machine {
     /// A machine that is off.
-    pub fn new(name: &str) -> Machine {
-        Machine { name: name.to_owned(), process: None, is_paused: false, drift_ppm: 0 }
+    pub fn new(network: &SharedNetwork, name: &str) -> Machine {
+        Machine { network: network.clone(), name: name.to_owned(), is_on: false, is_known: false, life: Rc::default() }
     }
 
     /// Whether a process runs (or is paused).
     pub fn is_on(&self) -> bool {
-        self.process.is_some()
+        self.is_on
     }
 
-    /// Starts a process; `seed` decides what tokio leaves to chance.
-    pub fn start(&mut self, seed: u64, now: Duration, software: impl FnOnce() -> Software) {
+    /// Starts a process; `software` is called on the machine.
+    pub fn start(&mut self, software: impl FnOnce() -> Software + 'static) {
         self.stop();
-        let runtime = Builder::new_current_thread()
-            .enable_time()
-            .start_paused(true)
-            .rng_seed(RngSeed::from_bytes(&seed.to_le_bytes()))
-            .build()
-            .expect("a runtime without I/O needs nothing of the system");
-        let until = runtime.block_on(async {
-            // Tokio's timers have whole milliseconds; from here on its clock stands on one.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            Instant::now()
-        });
-        let software = {
-            let _inside = runtime.enter();
-            time::enter(&self.name, now, until);
-            software()
-        };
-        time::set(now);
-        self.process = Some(Process { software, runtime, until, drift_us: 0, missed: Duration::ZERO });
+        self.life.begin.replace(Some(Box::new(software)));
+        if self.is_known {
+            self.network.bounce(&self.name);
+        } else {
+            let life = self.life.clone();
+            self.network.add_host(&self.name, move || live(life.clone()));
+        }
+        (self.is_on, self.is_known) = (true, true);
     }
 
-    /// Ends the process where it stands; its memory is gone. What its destructors do happens at once.
+    /// Ends the process where it stands; its memory is gone, and its connections are closed as far as the network carries it.
     pub fn stop(&mut self) {
-        self.is_paused = false;
-        if let Some(process) = self.process.take() {
-            let _inside = process.runtime.enter();
-            drop(process.software);
+        if std::mem::take(&mut self.is_on) {
+            self.network.crash(&self.name);
         }
+        self.network.release(&self.name);
+        self.life.ended.take();
     }
 
-    /// Stops the process from running without ending it.
+    /// Holds all that the machine sends and receives. turmoil cannot keep a host from running: its timers go on.
     pub fn pause(&mut self) {
-        self.is_paused = true;
+        self.network.hold(&self.name);
     }
 
-    /// Lets it run again: it finds that time has passed.
+    /// Lets what was held arrive.
     pub fn resume(&mut self) {
-        self.is_paused = false;
+        self.network.release(&self.name);
     }
 
-    /// Makes its monotonic clock run faster, or slower, from now on.
-    pub fn set_drift(&mut self, ppm: i64) {
-        self.drift_ppm = ppm;
-    }
-
-    /// Runs from `now` on for `step`. Returns how the process ended, if it did.
-    pub fn run(&mut self, now: Duration, step: Duration) -> Option<Ended> {
-        let process = self.process.as_mut()?;
-        if self.is_paused {
-            process.missed += step;
-            return None;
-        }
-        process.catch_up(&self.name, now);
-        let began = process.until;
-        let own_step = process.drifted(step, self.drift_ppm);
-        process.until += own_step;
-        time::enter(&self.name, now, began);
-        let ended = process.runtime.block_on(run_until(&mut process.software, process.until));
-        if ended.is_some() {
-            self.stop();
-        }
-        time::set(now);
-        ended
+    /// How the process ended, if it did by itself since this was asked last.
+    pub fn take_ended(&mut self) -> Option<Ended> {
+        let ended = self.life.ended.take()?;
+        self.stop();
+        Some(ended)
     }
 }
 
-impl Process {
-    /// After a pause all timers that are due fire late, at once.
-    fn catch_up(&mut self, name: &str, now: Duration) {
-        let missed = std::mem::take(&mut self.missed);
-        if !missed.is_zero() {
-            time::enter(name, now, self.until);
-            self.runtime.block_on(tokio::time::advance(missed));
-            self.until += missed;
-        }
+/// One life of a machine. It does not end, as an error would end the simulation and tasks would live on: the machine is
+/// stopped once it has seen how the process ended.
+async fn live(life: Rc<Life>) -> turmoil::Result {
+    let begin = life.begin.take();
+    if let Some(begin) = begin {
+        let process = AssertUnwindSafe(async move { begin().await });
+        let ended = process.catch_unwind().await.unwrap_or_else(|_| Err("panicked".to_owned()));
+        life.ended.replace(Some(ended));
     }
-
-    fn drifted(&mut self, step: Duration, ppm: i64) -> Duration {
-        let step_us = step.as_micros() as i64;
-        self.drift_us += step_us * ppm / 1_000_000;
-        let whole_ms = self.drift_us / 1000;
-        // Its clock never stands still or runs backwards.
-        let shift_ms = whole_ms.max(-(step_us / 1000) + 1);
-        self.drift_us -= shift_ms * 1000;
-        Duration::from_micros((step_us + shift_ms * 1000) as u64)
-    }
-}
-
-/// Runs everything in the runtime up to a moment, or until the software ends.
-async fn run_until(software: &mut Software, until: Instant) -> Option<Ended> {
-    let mut deadline = std::pin::pin!(sleep_until(until));
-    std::future::poll_fn(|context| {
-        if let Poll::Ready(ended) = software.as_mut().poll(context) {
-            return Poll::Ready(Some(ended));
-        }
-        deadline.as_mut().poll(context).map(|()| None)
-    })
-    .await
+    std::future::pending().await
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Quality, time};
     use super::*;
-    use std::cell::RefCell;
-    use std::rc::Rc;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use turmoil::net::{TcpListener, TcpStream};
 
-    const MS: Duration = Duration::from_millis(1);
+    const QUALITY: Quality = Quality { latency_ms: (1, 2), loss_permille: 0 };
 
-    /// A machine that notes when its timer of 100 ms fires.
-    fn ticking() -> (Machine, Rc<RefCell<Vec<u128>>>) {
-        let fired = Rc::new(RefCell::new(Vec::new()));
-        let (mut machine, noted) = (Machine::new("a"), fired.clone());
-        machine.start(1, Duration::ZERO, || {
+    type Seen = Rc<RefCell<Vec<String>>>;
+
+    fn run(network: &SharedNetwork, until_ms: u64) {
+        while time::now() < Duration::from_millis(until_ms) {
+            network.step().expect("no client fails");
+        }
+    }
+
+    /// A machine that notes what it is told, and one that tells it something every 100 ms.
+    fn pair() -> (SharedNetwork, Machine, Machine, Seen) {
+        let network = SharedNetwork::new(1, QUALITY);
+        let (mut ear, mut mouth) = (Machine::new(&network, "ear"), Machine::new(&network, "mouth"));
+        let seen = Seen::default();
+        listen(&mut ear, &seen);
+        let noted = seen.clone();
+        mouth.start(move || {
             Box::pin(async move {
+                let mut stream = TcpStream::connect("ear:80").await.map_err(|error| error.to_string())?;
+                while stream.write_all(b"!").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                noted.borrow_mut().push("broken".to_owned());
+                Err("the other is gone".to_owned())
+            })
+        });
+        (network, ear, mouth, seen)
+    }
+
+    fn listen(ear: &mut Machine, seen: &Seen) {
+        let noted = seen.clone();
+        ear.start(move || {
+            Box::pin(async move {
+                let listener = TcpListener::bind("0.0.0.0:80").await.map_err(|error| error.to_string())?;
                 loop {
-                    tokio::time::sleep(100 * MS).await;
-                    noted.borrow_mut().push(time::now().as_millis());
+                    let (mut stream, _) = listener.accept().await.map_err(|error| error.to_string())?;
+                    while stream.read_u8().await.is_ok() {
+                        noted.borrow_mut().push(format!("{}", time::now().as_millis() / 100));
+                    }
                 }
             })
         });
-        (machine, fired)
-    }
-
-    fn run(machine: &mut Machine, from_ms: u32, to_ms: u32) {
-        (from_ms..to_ms).for_each(|at| assert!(machine.run(at * MS, MS).is_none()));
     }
 
     #[test]
-    fn timers_fire_in_simulated_time() {
-        let (mut machine, fired) = ticking();
-        run(&mut machine, 0, 350);
-        assert_eq!(*fired.borrow(), [100, 200, 300]);
+    fn a_paused_machine_hears_late_what_was_said_meanwhile() {
+        let (network, mut ear, _mouth, seen) = pair();
+        run(&network, 200);
+        ear.pause();
+        run(&network, 1000);
+        let before = seen.borrow().len();
+        ear.resume();
+        run(&network, 1050);
+        assert!(before <= 3 && seen.borrow().len() >= 10, "{seen:?}");
     }
 
     #[test]
-    fn a_paused_machine_finds_its_timers_late() {
-        let (mut machine, fired) = ticking();
-        run(&mut machine, 0, 150);
-        machine.pause();
-        run(&mut machine, 150, 1000);
-        machine.resume();
-        run(&mut machine, 1000, 1120);
-        assert_eq!(*fired.borrow(), [100, 1000, 1100]);
+    fn a_killed_process_closes_its_connections_and_a_machine_without_power_does_not() {
+        for has_power in [true, false] {
+            let (network, mut ear, mut mouth, seen) = pair();
+            run(&network, 200);
+            if !has_power {
+                network.power_off("ear");
+            }
+            ear.stop();
+            run(&network, 1000);
+            assert!(!seen.borrow().contains(&"broken".to_owned()), "nothing answers while it is down: {seen:?}");
+            network.power_on("ear");
+            listen(&mut ear, &seen);
+            run(&network, 2000);
+            assert!(seen.borrow().contains(&"broken".to_owned()), "reset once it is up again: {seen:?}");
+            assert_eq!(mouth.take_ended(), Some(Err("the other is gone".to_owned())));
+            assert!(!mouth.is_on());
+        }
     }
 
     #[test]
-    fn a_fast_clock_fires_early() {
-        let (mut machine, fired) = ticking();
-        machine.set_drift(250_000);
-        run(&mut machine, 0, 330);
-        assert_eq!(fired.borrow().len(), 4, "400 ms of its own have passed");
-    }
-
-    #[test]
-    fn a_process_that_ends_says_how() {
-        let mut machine = Machine::new("a");
-        machine.start(1, Duration::ZERO, || Box::pin(async { Err("why".to_owned()) }));
-        assert_eq!(machine.run(Duration::ZERO, MS), Some(Err("why".to_owned())));
-        assert!(!machine.is_on());
+    fn a_way_is_open_when_every_cut_is_mended() {
+        let (network, _ear, _mouth, seen) = pair();
+        run(&network, 200);
+        network.cut("ear", "mouth");
+        network.cut("ear", "mouth");
+        network.mend("ear", "mouth");
+        let before = seen.borrow().len();
+        run(&network, 1000);
+        assert!(seen.borrow().len() > before, "the other direction is open: {seen:?}");
+        network.cut("mouth", "ear");
+        let before = seen.borrow().len();
+        run(&network, 2000);
+        assert_eq!(seen.borrow().len(), before, "nothing passes");
     }
 }

@@ -1,18 +1,11 @@
-//! The simulated hardware under the doors: machines that run, a network between them, and one time.
+//! turmoil as the world uses it: hosts that are machines with a process, and the network between them.
 //!
-//! Each machine has a tokio runtime of its own with a paused clock, so that it can be stopped like a process and lose its
-//! memory like one. The world moves time on in short steps: deliver what has arrived, let every machine run for the step.
-//! What a machine sends during a step arrives in a later one, so no machine can see another's future. Steps are a
-//! millisecond while something is on the wire and longer while nothing is.
+//! turmoil runs the hosts, moves time on tick by tick, carries TCP and breaks it. This layer keeps what turmoil does not: how
+//! often a way was cut, who is without power, and what runs on a machine in its next life.
 
-mod link;
 mod machine;
 mod network;
-mod pipe;
-mod stream;
 pub mod time;
 
-pub use link::Quality;
 pub use machine::{Ended, Machine};
-pub use network::SharedNetwork;
-pub use stream::{SimulatedListener, SimulatedStream};
+pub use network::{Quality, SharedNetwork};

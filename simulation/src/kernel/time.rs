@@ -2,32 +2,52 @@
 
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
-use tokio::time::Instant;
 
 thread_local! {
-    static STEP: Cell<(Duration, Option<Instant>)> = const { Cell::new((Duration::ZERO, None)) };
-    static RUNNING: RefCell<String> = const { RefCell::new(String::new()) };
+    static BETWEEN_TICKS: Cell<Duration> = const { Cell::new(Duration::ZERO) };
+    static IS_TICKING: Cell<bool> = const { Cell::new(false) };
+    static MACHINES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
+    static RUNNING: Cell<Option<usize>> = const { Cell::new(None) };
 }
 
 /// Time since the run began.
 pub fn now() -> Duration {
-    let (at, began) = STEP.get();
-    at + began.map_or(Duration::ZERO, |began| began.elapsed())
+    let host = if IS_TICKING.get() { turmoil::sim_elapsed() } else { None };
+    host.unwrap_or(BETWEEN_TICKS.get())
 }
 
 /// The machine that runs now; empty between machines.
 pub fn running() -> String {
-    RUNNING.with_borrow(String::clone)
+    RUNNING.get().map(|number| MACHINES.with_borrow(|machines| machines[number].clone())).unwrap_or_default()
 }
 
-/// Time is now `at`, and no machine runs.
-pub fn set(at: Duration) {
-    STEP.set((at, None));
-    RUNNING.with_borrow_mut(String::clear);
+/// The number by which [`enter`] knows a machine.
+pub fn number(machine: &str) -> usize {
+    MACHINES.with_borrow_mut(|machines| {
+        machines.iter().position(|known| known == machine).unwrap_or_else(|| {
+            machines.push(machine.to_owned());
+            machines.len() - 1
+        })
+    })
 }
 
-/// `machine` begins to run at `at`; `began` is that moment on its own clock.
-pub(super) fn enter(machine: &str, at: Duration, began: Instant) {
-    STEP.set((at, Some(began)));
-    RUNNING.with_borrow_mut(|running| machine.clone_into(running));
+/// A machine begins to run.
+pub fn enter(number: usize) {
+    RUNNING.set(Some(number));
+}
+
+/// No machine runs any more.
+pub fn leave() {
+    RUNNING.set(None);
+}
+
+/// A tick begins: machines have their own time in it.
+pub(super) fn begin_tick() {
+    IS_TICKING.set(true);
+}
+
+/// No tick runs, and time is `at`.
+pub(super) fn stand(at: Duration) {
+    IS_TICKING.set(false);
+    BETWEEN_TICKS.set(at);
 }

@@ -62,7 +62,7 @@ pub struct Load {
 pub struct Conditions {
     /// Shortest and longest delay of a message, in ms.
     pub latency_ms: (u64, u64),
-    /// Messages lost and sent again, in thousandths.
+    /// Messages with which a link fails, in thousandths: what is under way on it is lost, and connections with it.
     pub loss_permille: u64,
     /// Longest pause of ordinary work on a disk, and of one operation in sixteen, in ms.
     pub disk_ms: (u64, u64),
@@ -118,10 +118,10 @@ pub enum Fault {
     Bridge { who: Who, ms: u64 },
     /// A node's network to others goes and comes back every so many ms.
     Flap { who: Who, every_ms: u64, ms: u64 },
-    /// Messages between all nodes are lost and sent again.
+    /// Links between all nodes fail with so many messages: what is under way on them is lost, and connections with it.
     Loss { permille: u64, ms: u64 },
-    /// All that a node sends and receives takes longer, and little of it passes at a time.
-    SlowLink { who: Who, latency_ms: u64, bytes_per_ms: u64, ms: u64 },
+    /// All that a node and others send each other takes longer.
+    SlowLink { who: Who, latency_ms: u64, ms: u64 },
     /// A node loses power: what it had not synced is gone or torn.
     PowerCut { who: Who, down_ms: u64 },
     /// A node loses power within its next operation of a kind on its disk.
@@ -134,7 +134,7 @@ pub enum Fault {
     Stop { who: Who, down_ms: u64 },
     /// A node is killed again and again, as often as `times`.
     RestartLoop { who: Who, times: u64, every_ms: u64 },
-    /// A node's process stands still, then goes on.
+    /// Nothing reaches or leaves a node, and its disk does nothing; then all of it goes on, late.
     Pause { who: Who, ms: u64 },
     /// A node's next reads from its disk fail.
     FailReads { who: Who, count: u64 },
@@ -150,8 +150,6 @@ pub enum Fault {
     FlipBit { who: Who, place: Place, draw: u64, down_ms: u64 },
     /// A node's wall clock jumps.
     ClockJump { who: Who, by_ms: i64, ms: u64 },
-    /// A node's monotonic clock runs faster or slower.
-    ClockDrift { who: Who, ppm: i64, ms: u64 },
     /// A new node enters the cluster.
     Join,
     /// The next aggregators to fold an entry, on any node, panic.
@@ -297,8 +295,7 @@ impl Fault {
             | Fault::FullDisk { who, .. }
             | Fault::SlowDisk { who, .. }
             | Fault::FlipBit { who, .. }
-            | Fault::ClockJump { who, .. }
-            | Fault::ClockDrift { who, .. } => Some(*who),
+            | Fault::ClockJump { who, .. } => Some(*who),
             Fault::Halves { .. }
             | Fault::Loss { .. }
             | Fault::PowerCutAll { .. }

@@ -31,13 +31,12 @@ enum Kind {
     SlowDisk,
     FlipBit,
     ClockJump,
-    ClockDrift,
     Join,
     AggregatorPanics,
     PoisonEntry,
 }
 
-const KINDS: [Kind; 25] = [
+const KINDS: [Kind; 24] = [
     Kind::Split,
     Kind::OneWay,
     Kind::Halves,
@@ -59,7 +58,6 @@ const KINDS: [Kind; 25] = [
     Kind::SlowDisk,
     Kind::FlipBit,
     Kind::ClockJump,
-    Kind::ClockDrift,
     Kind::Join,
     Kind::AggregatorPanics,
     Kind::PoisonEntry,
@@ -159,12 +157,7 @@ fn fault(random: &mut StdRng, kind: Kind, plan: &Plan) -> Option<Fault> {
         Kind::Bridge if nodes > 2 => Fault::Bridge { who, ms },
         Kind::Flap if several => Fault::Flap { who, every_ms: pick(random, &[100, 700, 3000]), ms },
         Kind::Loss => Fault::Loss { permille: pick(random, &[20, 100, 300]), ms },
-        Kind::SlowLink if several => Fault::SlowLink {
-            who,
-            latency_ms: pick(random, &[50, 300, 1000]),
-            bytes_per_ms: pick(random, &[20, 1000]),
-            ms,
-        },
+        Kind::SlowLink if several => Fault::SlowLink { who, latency_ms: pick(random, &[50, 300, 1000]), ms },
         Kind::PowerCut => Fault::PowerCut { who, down_ms },
         Kind::PowerCutIn => {
             let operation = pick(random, &[Operation::Write, Operation::Sync, Operation::Rename]);
@@ -189,7 +182,6 @@ fn fault(random: &mut StdRng, kind: Kind, plan: &Plan) -> Option<Fault> {
         Kind::ClockJump => {
             Fault::ClockJump { who, by_ms: pick(random, &[-3_600_000, -5000, 5000, 300_000, 7_200_000]), ms }
         }
-        Kind::ClockDrift => Fault::ClockDrift { who, ppm: pick(random, &[-100_000, -500, 500, 100_000]), ms },
         Kind::Join if plan.nodes_in_the_end() < 7 => Fault::Join,
         Kind::AggregatorPanics => Fault::AggregatorPanics { times: random.random_range(1..4) },
         Kind::PoisonEntry => Fault::PoisonEntry,
@@ -214,6 +206,6 @@ mod tests {
             names
                 .extend(plan.steps.iter().map(|step| format!("{:?}", step.fault).split(' ').next().map(str::to_owned)));
         }
-        assert_eq!(names.len(), 27, "{names:?}");
+        assert_eq!(names.len(), 26, "{names:?}");
     }
 }

@@ -9,7 +9,7 @@ mod values;
 
 use crate::client::Client;
 use crate::invariants::Violation;
-use crate::kernel::{SharedNetwork, time};
+use crate::kernel::time;
 use crate::oracle::Ledger;
 use crate::schedule::{Fault, Plan};
 use crate::{coverage, node_name, timeline, trace};
@@ -125,14 +125,14 @@ impl Actor {
 }
 
 /// All clients of a plan, to be run on one machine; they end when the judge has spoken.
-pub fn clients(shared: &Rc<Shared>, network: &SharedNetwork) -> LocalBoxFuture<'static, Result<(), String>> {
+pub fn clients(shared: &Rc<Shared>) -> LocalBoxFuture<'static, turmoil::Result> {
     let load = shared.plan.load.clone();
     let mut running: Vec<LocalBoxFuture<'static, ()>> = Vec::new();
     let mut number = 0u64;
     let mut actor = |kind: &str| {
         number += 1;
         let random = StdRng::seed_from_u64(shared.plan.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        Actor { shared: shared.clone(), client: Client::new(network, &format!("{kind}-{number}")), number, random }
+        Actor { shared: shared.clone(), client: Client::new(&format!("{kind}-{number}")), number, random }
     };
     for _ in 0..load.producers {
         running.push(Box::pin(producer::run(actor("producer"))));

@@ -5,7 +5,7 @@ mod strike;
 mod undo;
 
 use crate::invariants::{Violation, Watch};
-use crate::kernel::{Ended, Machine, Quality, SharedNetwork, time};
+use crate::kernel::{Ended, Quality, SharedNetwork, time};
 use crate::oracle::hour_of;
 use crate::schedule::{Fault, Place, Plan, Who};
 use crate::workload::{self, Shared};
@@ -21,23 +21,15 @@ use undo::Undo;
 /// How much longer than its load a run may take, in simulated time.
 const OVERTIME: Duration = Duration::from_secs(600);
 
-/// The longest step, in ms, while nothing is on the wire: what a node sends then takes up to so much longer.
-const STEP_MS_MAX: u64 = 10;
-
 /// After how long a process that ended is started again, in ms, as a service manager does.
 const RESTART_MS: u64 = 1500;
-
-/// Bytes that pass a healthy link in a millisecond: a gigabit a second.
-const BYTES_PER_MS: u64 = 125_000;
 
 /// One run.
 pub struct World {
     plan: Plan,
     start: StartNode,
-    now: Duration,
     network: SharedNetwork,
     nodes: BTreeMap<u64, Node>,
-    clients: Machine,
     shared: Rc<Shared>,
     watch: Rc<RefCell<Watch>>,
     undos: BTreeMap<(u64, u64), Undo>,
@@ -49,22 +41,15 @@ pub struct World {
 impl World {
     /// A world with its nodes and clients; the nodes are started, nothing has run.
     pub fn new(plan: &Plan, start: &StartNode) -> World {
-        let quality = Quality {
-            latency_ms: plan.world.latency_ms,
-            loss_permille: plan.world.loss_permille,
-            bytes_per_ms: BYTES_PER_MS,
-        };
-        time::set(Duration::ZERO);
+        let quality = Quality { latency_ms: plan.world.latency_ms, loss_permille: plan.world.loss_permille };
         let network = SharedNetwork::new(plan.seed ^ 0x4E45_5457, quality);
         let nodes = (1..=plan.nodes_in_the_end()).map(|number| (number, Node::new(number, plan, &network)));
         let shared = Rc::new(Shared::new(plan));
         let mut world = World {
             plan: plan.clone(),
             start: start.clone(),
-            now: Duration::ZERO,
             nodes: nodes.collect(),
             network,
-            clients: Machine::new("clients"),
             shared,
             watch: Rc::default(),
             undos: BTreeMap::new(),
@@ -73,8 +58,7 @@ impl World {
             begun_ms: None,
         };
         (1..=plan.nodes).for_each(|number| world.start(number));
-        let (shared, network) = (&world.shared, &world.network);
-        world.clients.start(plan.seed, world.now, || workload::clients(shared, network));
+        world.network.add_client("clients", workload::clients(&world.shared));
         world
     }
 
@@ -84,18 +68,14 @@ impl World {
         let end = Duration::from_millis(self.plan.load_ms) + OVERTIME;
         loop {
             self.do_what_is_due();
-            self.network.deliver(self.now);
-            let step = Duration::from_millis(self.step_ms());
-            self.run_nodes(step);
-            let ended = self.clients.run(self.now, step);
-            self.now += step;
-            time::set(self.now);
+            let stepped = self.network.step();
+            self.look_after_nodes();
             self.shared.leaderships.set(self.watch.borrow().leaderships);
             if let Some(violation) = self.violation(end) {
                 return Err(violation);
             }
-            if ended.is_some() {
-                return Ok(self.now);
+            if stepped.map_err(|error| Violation::new("serves-again", error))? {
+                return Ok(time::now());
             }
         }
     }
@@ -106,26 +86,17 @@ impl World {
     }
 
     fn now_ms(&self) -> u64 {
-        u64::try_from(self.now.as_millis()).unwrap_or(u64::MAX)
+        u64::try_from(time::now().as_millis()).unwrap_or(u64::MAX)
     }
 
     fn violation(&self, end: Duration) -> Option<Violation> {
         if let Some(violation) = self.watch.borrow_mut().take_violation() {
             self.shared.must(Err(violation));
         }
-        if self.now > end {
+        if time::now() > end {
             self.shared.must(Err(Violation::new("serves-again", "the run does not come to its end")));
         }
         self.shared.violation.borrow_mut().take()
-    }
-
-    /// As long as possible without letting anything that is due wait.
-    fn step_ms(&self) -> u64 {
-        let arrival = self.network.next_arrival();
-        let until_arrival_ms = arrival.map(|at| at.saturating_sub(self.now).as_micros().div_ceil(1000));
-        let undo_ms = self.undos.first_key_value().map(|((at_ms, _), _)| at_ms.saturating_sub(self.now_ms()));
-        let step_ms = until_arrival_ms.map_or(STEP_MS_MAX, |ms| u64::try_from(ms).unwrap_or(STEP_MS_MAX));
-        step_ms.min(undo_ms.unwrap_or(STEP_MS_MAX)).clamp(1, STEP_MS_MAX)
     }
 
     fn do_what_is_due(&mut self) {
@@ -170,11 +141,9 @@ impl World {
         self.shared.is_calm.set(true);
     }
 
-    fn run_nodes(&mut self, step: Duration) {
+    fn look_after_nodes(&mut self) {
         for number in 1..=self.shared.nodes.get() {
-            let now = self.now;
-            let ended = self.node(number).machine.run(now, step);
-            if let Some(ended) = ended {
+            if let Some(ended) = self.node(number).machine.take_ended() {
                 self.node_ended(number, &ended);
             }
             if self.node(number).has_lost_power.load(Ordering::Relaxed) {
@@ -221,9 +190,9 @@ impl World {
     }
 
     fn start(&mut self, number: u64) {
-        let (plan, now, network) = (self.plan.clone(), self.now, self.network.clone());
+        let (plan, network) = (self.plan.clone(), self.network.clone());
         let (watch, start) = (self.watch.clone(), self.start.clone());
-        self.node(number).start(&plan, now, &network, &watch, &start);
+        self.node(number).start(&plan, &network, &watch, &start);
     }
 
     fn node(&mut self, number: u64) -> &mut Node {

@@ -38,8 +38,6 @@ impl Node {
     /// A node that was never started.
     pub fn new(number: u64, plan: &Plan, network: &SharedNetwork) -> Node {
         let name = node_name(number);
-        network.add(&name);
-        network.power_off(&name);
         let seed = plan.seed.wrapping_mul(31).wrapping_add(number);
         let skew_ms = (seed % (2 * plan.world.skew_ms + 1)).cast_signed() - plan.world.skew_ms.cast_signed();
         let clock = SimulatedClock::new(plan.began_ms);
@@ -47,9 +45,9 @@ impl Node {
         let (quick_ms, slow_ms) = plan.world.disk_ms;
         Node {
             number,
-            machine: Machine::new(&name),
+            machine: Machine::new(network, &name),
             hardware: Hardware {
-                network: Arc::new(SimulatedNetwork::new(network.clone(), &name)),
+                network: Arc::new(SimulatedNetwork::new(&name)),
                 disk: SimulatedDisk::new(seed),
                 pace: DiskPace::new(quick_ms, slow_ms),
                 clock,
@@ -65,14 +63,7 @@ impl Node {
     }
 
     /// Starts a life.
-    pub fn start(
-        &mut self,
-        plan: &Plan,
-        now: Duration,
-        network: &SharedNetwork,
-        watch: &Rc<RefCell<Watch>>,
-        start: &StartNode,
-    ) {
+    pub fn start(&mut self, plan: &Plan, network: &SharedNetwork, watch: &Rc<RefCell<Watch>>, start: &StartNode) {
         self.life += 1;
         network.power_on(&self.name);
         watch.borrow_mut().begins(&self.name, self.life);
@@ -99,7 +90,8 @@ impl Node {
         };
         trace::line(format_args!("{} starts, life {}", self.name, self.life));
         timeline::mark(&self.name, "start", || format!("life {}", self.life));
-        self.machine.start(seed, now, || start(node));
+        let start = start.clone();
+        self.machine.start(move || start(node));
     }
 
     /// Takes the power away: memory and what was not synced is gone.
@@ -124,9 +116,21 @@ impl Node {
     }
 
     /// The process has ended.
-    pub fn has_ended(&self, watch: &Rc<RefCell<Watch>>) {
+    pub fn has_ended(&mut self, watch: &Rc<RefCell<Watch>>) {
         drop(self.hardware.disk.kill());
         self.is_down("ended", watch);
+    }
+
+    /// Holds what its network and its disk do.
+    pub fn pause(&mut self) {
+        self.machine.pause();
+        self.hardware.pace.hold(true);
+    }
+
+    /// Lets them go on.
+    pub fn resume(&mut self) {
+        self.machine.resume();
+        self.hardware.pace.hold(false);
     }
 
     /// Sets the wall clock so far off.
@@ -136,14 +140,14 @@ impl Node {
 
     /// Takes back everything that was done to it, except that it is down.
     pub fn mend(&mut self) {
-        self.machine.resume();
-        self.machine.set_drift(0);
+        self.resume();
         self.hardware.disk.mend();
         self.hardware.pace.set_extra_ms(0);
         self.set_clock(0);
     }
 
-    fn is_down(&self, why: &str, watch: &Rc<RefCell<Watch>>) {
+    fn is_down(&mut self, why: &str, watch: &Rc<RefCell<Watch>>) {
+        self.resume();
         watch.borrow_mut().ends(&self.name);
         timeline::mark(&self.name, "down", || why.to_owned());
     }

@@ -30,9 +30,9 @@ impl World {
                 let quality = Quality { loss_permille: permille, ..self.network.quality() };
                 self.worsen(self.all_ways(|_, _| true), quality, ms);
             }
-            Fault::SlowLink { latency_ms, bytes_per_ms, ms, .. } => {
+            Fault::SlowLink { latency_ms, ms, .. } => {
                 let usual = self.network.quality();
-                let quality = Quality { latency_ms: (latency_ms, latency_ms * 2), bytes_per_ms, ..usual };
+                let quality = Quality { latency_ms: (latency_ms, latency_ms * 2), ..usual };
                 self.worsen(self.all_ways(|from, to| from == node || to == node), quality, ms);
             }
             Fault::PowerCut { down_ms, .. } => self.cut_power(node, down_ms),
@@ -58,10 +58,6 @@ impl World {
             Fault::ClockJump { by_ms, ms, .. } => {
                 self.node(node).set_clock(by_ms);
                 self.later(ms, Undo::ClockBack(node));
-            }
-            Fault::ClockDrift { ppm, ms, .. } => {
-                self.node(node).machine.set_drift(ppm);
-                self.later(ms, Undo::DriftBack(node));
             }
             Fault::Join => self.join(),
             Fault::AggregatorPanics { times } => observe::panic_aggregators(times),
@@ -137,10 +133,10 @@ impl World {
             Operation::Sync => (node_name(node), "power_cut_in_sync", Cut::Sync),
             Operation::Rename => (node_name(node), "power_cut_in_rename", Cut::Rename),
         };
-        let (network, flag) = (self.network.clone(), Arc::clone(&self.node(node).has_lost_power));
+        let (power_off, flag) = (self.network.power_off_within(&name), Arc::clone(&self.node(node).has_lost_power));
         let then = move || {
             coverage::reached(situation);
-            network.power_off(&name);
+            power_off();
             flag.store(true, Ordering::Relaxed);
         };
         self.node(node).hardware.disk.cut_power_at(cut, Box::new(then));
@@ -168,7 +164,7 @@ impl World {
             coverage::reached("leader_paused");
         }
         timeline::mark(&node_name(node), "pause", String::new);
-        self.node(node).machine.pause();
+        self.node(node).pause();
         self.later(ms, Undo::Resume(node));
     }
 

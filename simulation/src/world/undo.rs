@@ -21,8 +21,6 @@ pub enum Undo {
     Faster(u64),
     /// A node's wall clock is set right.
     ClockBack(u64),
-    /// A node's monotonic clock runs right.
-    DriftBack(u64),
     /// Ways are cut or open by turns.
     Flap { ways: Vec<(String, String)>, is_cut: bool, every_ms: u64, until_ms: u64 },
     /// A node is killed and started, so many times more.
@@ -69,14 +67,13 @@ impl World {
             Undo::Better(ways) => ways.iter().for_each(|(from, to)| self.network.set_quality(from, to, None)),
             Undo::Start(node) | Undo::Loop { node, .. } if !self.node(node).machine.is_on() => self.start(node),
             Undo::Resume(node) => {
-                self.node(node).machine.resume();
+                self.node(node).resume();
                 let name = self.node(node).name.clone();
                 timeline::mark(&name, "resume", String::new);
             }
             Undo::Room(node) => self.node(node).hardware.disk.set_capacity(None),
             Undo::Faster(node) => self.node(node).hardware.pace.set_extra_ms(0),
             Undo::ClockBack(node) => self.node(node).set_clock(0),
-            Undo::DriftBack(node) => self.node(node).machine.set_drift(0),
             Undo::Flap { .. } | Undo::Start(_) | Undo::Loop { .. } => {}
         }
     }
