@@ -10,6 +10,10 @@ use tracing_subscriber::EnvFilter;
 /// message that a peer does not answer, which is ordinary while nodes come and go.
 pub const FILTER_DEFAULT: &str = "warn,hourmark=info,cluster=info,openraft=error";
 
+/// What is shown of nodes that run side by side in one terminal: elections and broken connections are what happens when
+/// nodes come and go.
+pub const FILTER_QUIET: &str = "warn,openraft=error,cluster::transport=error";
+
 /// A filter that cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("reading the log filter {filter:?}")]

@@ -106,6 +106,7 @@ fn a_wrong_value_names_setting_value_origin_and_what_is_taken() {
         ("relative_accuracy", "0.001"),
         ("relative_accuracy", "NaN"),
         ("body_bytes_max", "1MiB"),
+        ("segment_bytes", "32MiB"),
         ("data_dir", ""),
     ] {
         let message = refusal(&[(name, value)]);
@@ -121,6 +122,7 @@ fn settings_that_do_not_go_together_are_refused() {
         (vec![("cluster_addr", "[::]:3601")], "other nodes dial"),
         (vec![("join", "127.0.0.1:3601")], "only this node itself"),
         (vec![("inflight_bytes_max", "8MiB")], "raise the first"),
+        (vec![("segment_bytes", "512MiB")], "shrink by whole files"),
         (vec![("heartbeat_interval", "900ms")], "depose"),
         (vec![("election_timeout_max", "700ms")], "splitting the vote"),
     ];

@@ -47,9 +47,10 @@ fn purge(cluster: &Cluster, store: &Store, seen: &DurableOffsets) -> DurableOffs
 fn make_room(cluster: &Cluster, store: &Store, aggregation: &Aggregation) {
     for (partition, upto) in cluster.unwanted() {
         let Some(state) = store.find(partition) else { continue };
-        if state.consumed().through < Some(upto) {
+        let figures = state.figures();
+        if figures.consumed < Some(upto) {
             aggregation.request_checkpoint(partition);
-        } else {
+        } else if figures.durable < Some(upto) {
             store.request_write_out();
         }
     }

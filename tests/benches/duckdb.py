@@ -27,7 +27,9 @@ QUERY = """
 DUCKDB = """
 import duckdb, resource, sys, time
 begun = time.monotonic()
-rows = duckdb.connect().execute(sys.argv[1]).fetchall()
+connection = duckdb.connect()
+connection.execute("SET enable_progress_bar = false")
+rows = connection.execute(sys.argv[1]).fetchall()
 seconds = time.monotonic() - begun
 used = resource.getrusage(resource.RUSAGE_SELF)
 print(seconds, used.ru_utime + used.ru_stime, len(rows), sum(row[2] for row in rows))
@@ -36,7 +38,7 @@ print(seconds, used.ru_utime + used.ru_stime, len(rows), sum(row[2] for row in r
 
 def duckdb(path):
     run = subprocess.run([sys.executable, "-c", DUCKDB, QUERY.format(path=path)], check=True, stdout=subprocess.PIPE, text=True)
-    seconds, cpu, rows, events = run.stdout.split()
+    seconds, cpu, rows, events = run.stdout.split()[-4:]
     return {"events": int(events), "rate": int(events) / float(seconds), "cpu": float(cpu) / int(events) * 1e6, "rows": int(rows)}
 
 

@@ -1,6 +1,6 @@
 //! Three nodes: growth, kills, lost majorities.
 
-use crate::support::{Answer, event, eventually, hourmark, three};
+use crate::support::{Answer, event, eventually, four, hourmark, three};
 use std::time::{Duration, Instant};
 
 const T: &str = "2026-03-01T10:15:03.123Z";
@@ -132,4 +132,37 @@ fn a_node_told_to_stop_hands_over_and_exits_cleanly() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     let answer = eventually("an answer", || whole(cluster.nodes[2].get(&hour("a"))));
     assert_eq!(answer.body["count"], 2);
+}
+
+#[test]
+fn the_replicas_of_a_node_that_stays_silent_are_made_anew_and_it_begins_anew_when_it_is_back() {
+    let mut cluster = four(&["--replace-after", "5s"]);
+    let mut sequence = 0;
+    let mut send = |node: &crate::support::Node| {
+        sequence += 1;
+        node.post_surely("p", sequence, &everyone());
+        sequence
+    };
+    for _ in 0..5 {
+        send(&cluster.nodes[0]);
+    }
+    cluster.nodes[1].signal("KILL");
+    for _ in 0..5 {
+        send(&cluster.nodes[0]);
+    }
+    cluster.wait_replicated(&[1, 3, 4]);
+    for _ in 0..5 {
+        send(&cluster.nodes[2]);
+    }
+
+    // What it holds is of another time: it has to let go of it before it holds anything again.
+    cluster.nodes[1].start();
+    cluster.wait_replicated(&[1, 2, 3, 4]);
+    let sent = send(&cluster.nodes[1]);
+    for node in &cluster.nodes {
+        for app in APPS {
+            let answer = eventually("an answer", || whole(node.get(&hour(app))));
+            assert_eq!(answer.body["count"], sent);
+        }
+    }
 }

@@ -94,17 +94,26 @@ fn on_a_small_disk(directory: &std::path::Path, bytes: &str) -> Option<Node> {
     })
 }
 
+/// Writes to a file until the disk is full.
+fn fill(path: &std::path::Path) {
+    let mut file = std::fs::File::create(path).unwrap();
+    while std::io::Write::write_all(&mut file, &[1; 1 << 16]).is_ok() {}
+}
+
 #[test]
 fn a_full_disk_refuses_writes_at_once_serves_reads_and_recovers() {
     let directory = tempfile::tempdir().unwrap();
-    let Some(mut node) = on_a_small_disk(directory.path(), "40m") else {
+    let Some(mut node) = on_a_small_disk(directory.path(), "160m") else {
         eprintln!("not run: no file system of its own allowed here");
         return;
     };
     node.start();
+    // Long names: some megabytes of log for each request.
+    let name = |i: u32| format!("app-{i:0>200}");
+    let body = (0..15_000).map(|i| event(&name(i), T, &format!("{i}.123456"))).collect::<String>();
+    assert_eq!(node.post(&[], &body).unwrap().status, 200);
     let ballast = node.inside("disk/ballast");
-    std::fs::write(&ballast, vec![1; 20 << 20]).unwrap();
-    let body = (0..20_000).map(|i| event(&format!("app-{i}"), T, &format!("{i}.123456"))).collect::<String>();
+    fill(&ballast);
     let refused = eventually("a full disk", || {
         let begin = std::time::Instant::now();
         let answer = node.post(&[], &body)?;
@@ -115,7 +124,7 @@ fn a_full_disk_refuses_writes_at_once_serves_reads_and_recovers() {
     assert!(refused.header("retry-after").is_some());
     let ready = node.get("/readyz").unwrap();
     assert!(ready.status == 503 && ready.body["detail"].as_str().unwrap().contains("disk is full"), "{ready:?}");
-    assert_eq!(node.get("/v1/apps/app-7/hours/2026-03-01T10").unwrap().status, 200);
+    assert_eq!(node.get(&format!("/v1/apps/{}/hours/2026-03-01T10", name(7))).unwrap().status, 200);
     let figures = node.get("/metrics").unwrap().body.as_str().unwrap().to_owned();
     assert!(figures.contains("hourmark_aggregate_restarts_total 0\n"), "{figures}");
 

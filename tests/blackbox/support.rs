@@ -218,6 +218,13 @@ pub fn three() -> Nodes {
     cluster
 }
 
+/// Four nodes, every partition on three of them; the fourth holds its share.
+pub fn four(extra: &[&str]) -> Nodes {
+    let cluster = start(4, extra);
+    cluster.wait_replicated(&[1, 2, 3, 4]);
+    cluster
+}
+
 fn start(count: usize, extra: &[&str]) -> Nodes {
     let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     let directory = tempfile::tempdir().unwrap();
@@ -232,6 +239,25 @@ fn start(count: usize, extra: &[&str]) -> Nodes {
 }
 
 impl Nodes {
+    /// Waits until every partition has three replicas, and these nodes, by id, hold all of them and each some.
+    pub fn wait_replicated(&self, holders: &[u64]) {
+        eventually("three replicas of everything", || {
+            let cluster = self.nodes.iter().find_map(|node| node.get("/v1/cluster"))?.body;
+            let ids = |partition: &Value, role: &str| -> Option<Vec<u64>> {
+                partition[role].as_array()?.iter().map(Value::as_u64).collect()
+            };
+            let mut held = std::collections::BTreeSet::new();
+            for partition in cluster["partitions"].as_array()? {
+                let (replicas, voters) = (ids(partition, "replicas")?, ids(partition, "voters")?);
+                if replicas.len() != 3 || voters.len() != 3 || !ids(partition, "learners")?.is_empty() {
+                    return None;
+                }
+                held.extend(voters);
+            }
+            held.iter().eq(holders).then_some(())
+        });
+    }
+
     /// Waits until `count` nodes live and every partition is led and replicated on all of them.
     pub fn wait_whole(&self, count: usize) {
         eventually("a whole cluster", || {

@@ -76,6 +76,8 @@ async fn help_texts_are_the_golden_ones() {
         ("send", &["send", "--help"]),
         ("query", &["query", "--help"]),
         ("status", &["status", "--help"]),
+        ("bench", &["bench", "--help"]),
+        ("bench-query", &["bench", "query", "--help"]),
         ("drain", &["drain", "--help"]),
         ("remove", &["remove", "--help"]),
         ("completions", &["completions", "--help"]),

@@ -154,9 +154,10 @@ fn replicas_whose_departure_was_cut_short_leave_at_the_next_start() {
 
     nodes.insert(0, places[0].start());
     eventually("the others leave", || {
+        // The first one too, unless its log was dropped before the end.
         let closed = nodes[0].toys.closed.lock().unwrap().clone();
-        if closed.len() == left { Ok(()) } else { Err(closed) }
+        if closed.len() >= left { Ok(()) } else { Err(closed) }
     });
-    assert_eq!(holds_at_most(&nodes[0], 0), Ok(()));
+    eventually("the node holds nothing", || holds_at_most(&nodes[0], 0));
     eventually("the node is ready", || nodes[0].cluster.ready());
 }

@@ -194,9 +194,9 @@ mod tests {
     fn equal_is_equal_and_every_difference_is_told() {
         assert_eq!(check(&[row(2, 4.5, 1.5)]), Verdict { rollups: 1, events: 2, ..Verdict::default() });
         for (row, told) in [
-            (row(3, 4.5, 1.5), "a 1970-01-01T00: count 3 instead of 2"),
-            (row(2, 4.500_000_000_000_001, 1.5), "a 1970-01-01T00: sum_ms 4.500000000000001 instead of 4.5"),
-            (row(2, 4.5, 1.6), "a 1970-01-01T00: quantile 0.5 is 1.6 for 1.5"),
+            (row(3, 4.5, 1.5), "a 1970-01-01T00:00:00Z: count 3 instead of 2"),
+            (row(2, 4.500_000_000_000_001, 1.5), "a 1970-01-01T00:00:00Z: sum_ms 4.500000000000001 instead of 4.5"),
+            (row(2, 4.5, 1.6), "a 1970-01-01T00:00:00Z: quantile 0.5 is 1.6 for 1.5"),
         ] {
             let verdict = check(&[row]);
             assert_eq!((verdict.wrong, verdict.differences), (1, vec![told.to_owned()]));

@@ -111,8 +111,9 @@ fn parse_head(received: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
 pub fn address(url: &str) -> Result<String, String> {
     let rest = url.strip_prefix("http://").unwrap_or(url);
     let address = rest.strip_suffix('/').unwrap_or(rest);
-    let has_port = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
-    if has_port { Ok(address.to_owned()) } else { Err(format!("{url:?} is not like http://host:port")) }
+    let is_host = |host: &str| !host.is_empty() && !host.contains('/');
+    let is_address = address.rsplit_once(':').is_some_and(|(host, port)| is_host(host) && port.parse::<u16>().is_ok());
+    if is_address { Ok(address.to_owned()) } else { Err(format!("{url:?} is not like http://host:port")) }
 }
 
 #[cfg(test)]
@@ -122,7 +123,7 @@ mod tests {
     #[test]
     fn heads_are_read_once_they_are_whole() {
         let text = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\nx: y\r\n\r\nhello";
-        assert_eq!(parse_head(text).unwrap(), Some((200, 44, 12)));
+        assert_eq!(parse_head(text).unwrap(), Some((200, 45, 12)));
         assert_eq!(parse_head(&text[..40]).unwrap(), None);
         assert!(parse_head(b"HTTP/1.1 200 OK\r\n\r\n").is_err());
         assert!(parse_head(b"hello\r\n\r\n").is_err());

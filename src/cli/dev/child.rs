@@ -3,14 +3,12 @@
 use super::super::failure::{Exit, Failure, Outcome};
 use super::directory::Directory;
 use cluster::environment::Tasks;
+use hourmark::telemetry::FILTER_QUIET;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{ChildStderr, ChildStdin, Command};
 use tokio::sync::{oneshot, watch};
-
-/// What a node tells unless more is wanted: elections and broken connections are what happens when nodes come and go.
-const QUIET_FILTER: &str = "warn,openraft=error,cluster::transport=error";
 
 /// How a node is to be started.
 #[derive(Debug, Clone)]
@@ -98,7 +96,7 @@ impl Child {
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(plan.arguments()).arg("--exit-with-parent").env_remove("HOURMARK_JOIN");
         if !plan.is_verbose && std::env::var_os("HOURMARK_LOG_FILTER").is_none() {
-            command.env("HOURMARK_LOG_FILTER", QUIET_FILTER);
+            command.env("HOURMARK_LOG_FILTER", FILTER_QUIET);
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;

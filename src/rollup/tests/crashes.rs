@@ -249,6 +249,7 @@ async fn a_checkpoint_that_loses_an_event_stops_the_replica() {
         let position = cluster::LogPosition { offset: cluster::Offset(1), ..log.entries[0].position };
         let entry = cluster::Committed { position, payload: Payload::Data(payload) };
         assert!(replica.state.apply(entry).is_err());
+        assert!(replica.state.snapshot().await.is_err(), "nobody is sent what contradicts itself");
     }
 }
 
