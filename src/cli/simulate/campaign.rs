@@ -11,6 +11,7 @@ use simulation::coverage::SITUATIONS;
 use simulation::schedule::Plan;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
+use tokio::sync::Semaphore;
 
 /// A campaign of fewer runs is not expected to reach everything.
 const REACHES_ALL_FROM: usize = 100;
@@ -33,9 +34,12 @@ pub async fn run(arguments: &Arguments, plans: Vec<Plan>) -> Outcome {
     let is_campaign = plans.len() >= REACHES_ALL_FROM && arguments.schedule.is_none();
     let bar = bar(plans.len());
     let jobs = arguments.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
+    // A long run does not keep the next ones from starting, though reports come in the order of the plans.
+    let turns = Semaphore::new(jobs);
     let runs = plans.iter().enumerate().map(|(number, plan)| {
-        let (workspace, name) = (&workspace, number.to_string());
+        let (workspace, turns, name) = (&workspace, &turns, number.to_string());
         async move {
+            let _turn = turns.acquire().await.expect("it is never closed");
             let report = match arguments.check_determinism {
                 true => determinism::run(workspace, &name, plan, arguments).await,
                 false => apart::run(workspace, &name, plan, None, arguments).await,
@@ -43,7 +47,7 @@ pub async fn run(arguments: &Arguments, plans: Vec<Plan>) -> Outcome {
             report.map(|report| (report, command_again(arguments, plan)))
         }
     });
-    let mut running = futures::stream::iter(runs).buffered(jobs);
+    let mut running = futures::stream::iter(runs).buffered(plans.len().max(1));
     let mut sum = Sum::default();
     while let Some(ran) = running.next().await {
         let (report, again) = ran?;
