@@ -8,7 +8,7 @@ use std::process::Command;
 /// find it.
 const BUGS: &[(&str, &str, u64, &str)] = &[
     ("ack-before-commit", "split-and-crash", 1, "receipts-stable"),
-    ("append-twice", "lossy-network", 1, "receipts-stable"),
+    ("append-twice", "lossy-network", 2, "receipts-stable"),
     ("forgetful-receipt", "split-and-crash", 1, "receipts-stable"),
     ("no-sync", "blackout", 1, "stays-up"),
     ("ignored-sync-error", "fsync-fails", 2, "stays-up"),
@@ -23,6 +23,7 @@ const BUGS: &[(&str, &str, u64, &str)] = &[
     ("drops-events", "split-and-crash", 2, "fresh-reads"),
     ("stuck-after-takeover", "leader-isolated", 1, "serves-again"),
     ("leader-restore", "blackout", 1, "led-once"),
+    ("no-read-barrier", "one-way-split", 4, "fresh-reads"),
 ];
 
 /// The invariants that do not hold in any of these seeds.

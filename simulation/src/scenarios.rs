@@ -39,12 +39,12 @@ pub const SCENARIOS: &[Scenario] = &[
         plan: flapping_link,
     },
     Scenario { name: "bridge", about: "five nodes reach only one of them", plan: bridge },
+    Scenario { name: "slow-link", about: "a leader's messages take half a second and more", plan: slow_link },
     Scenario {
-        name: "slow-link",
-        about: "a leader's messages take half a second and pass a drop at a time",
-        plan: slow_link,
+        name: "lossy-network",
+        about: "links fail again and again: what is under way is lost, and connections with it",
+        plan: lossy_network,
     },
-    Scenario { name: "lossy-network", about: "a fifth of all messages is lost and sent again", plan: lossy_network },
     Scenario {
         name: "rolling-restart",
         about: "every node is stopped in order and started again, in turn",
@@ -69,7 +69,7 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario {
         name: "clock-jump",
-        about: "wall clocks jump by hours, monotonic clocks run fast and slow",
+        about: "wall clocks jump by hours, forward and back",
         plan: clock_jump,
     },
     Scenario { name: "disk-full", about: "a leader's disk is full, then a follower's", plan: disk_full },

@@ -1,7 +1,7 @@
 //! The only doors to the outside world: network, disk, clock, entropy, tasks.
 //!
 //! Production opens them onto tokio, files and the operating system ([`SystemDisk`] and its like); the simulator opens them
-//! onto a simulated network, a simulated disk, a skewed clock and a seeded generator. Nothing else in the product may touch a socket,
+//! onto turmoil, a simulated disk, a skewed clock and a seeded generator. Nothing else in the product may touch a socket,
 //! a file of the log, the wall clock or a random number (clippy's `disallowed-methods` holds this). Monotonic time is
 //! `tokio::time::Instant`, which the simulator controls.
 
