@@ -67,11 +67,7 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a leader stands still for seconds and goes on as if nothing had been",
         plan: pause_leader,
     },
-    Scenario {
-        name: "clock-jump",
-        about: "wall clocks jump by hours, forward and back",
-        plan: clock_jump,
-    },
+    Scenario { name: "clock-jump", about: "wall clocks jump by hours, forward and back", plan: clock_jump },
     Scenario { name: "disk-full", about: "a leader's disk is full, then a follower's", plan: disk_full },
     Scenario {
         name: "fsync-fails",
