@@ -63,6 +63,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Error> {
+    #[cfg(feature = "planted-bugs")]
+    let environment = planted::environment(environment);
     tokio::pin!(shutdown);
     let started = tokio::select! {
         started = Node::start(&config, &environment, engine) => started?,
@@ -164,12 +166,17 @@ async fn start_aggregation(
     settings: ClusterSettings,
     metrics: &Metrics,
 ) -> Result<Aggregation, Error> {
+    #[cfg(feature = "planted-bugs")]
+    let settings = planted::sketches(settings);
     let lateness = Duration::from_millis(settings.lateness_ms);
     let bounds = aggregate::Settings::new(settings.sketch(), lateness, config.checkpoint_interval);
     let (found, stored) = (cluster.clone(), store.clone());
     let find: aggregate::FindPartition = Arc::new(move |id| {
         let (replica, state) = (found.replica(id)?, stored.find(id)?);
-        Some(Arc::new(LedPartition { replica, state }) as Arc<dyn aggregate::Partition>)
+        let partition: Arc<dyn aggregate::Partition> = Arc::new(LedPartition { replica, state });
+        #[cfg(feature = "planted-bugs")]
+        let partition = planted::partition(partition);
+        Some(partition)
     });
     let led = cluster.leaderships();
     Aggregation::start(environment.clone(), bounds, metrics.aggregate.clone(), find, led)
@@ -206,11 +213,7 @@ fn append(cluster: &Cluster, _: &Environment) -> Arc<dyn ingest::Append> {
 
 #[cfg(feature = "planted-bugs")]
 fn append(cluster: &Cluster, environment: &Environment) -> Arc<dyn ingest::Append> {
-    let append = Arc::new(ClusterAppend(cluster.clone()));
-    if !planted::is_asked_for() {
-        return append;
-    }
-    Arc::new(planted::AckBeforeCommit { append, tasks: environment.tasks.clone() })
+    planted::append(ClusterAppend(cluster.clone()), environment.tasks.clone())
 }
 
 fn ingest_settings(config: &Config) -> ingest::Settings {

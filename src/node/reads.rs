@@ -50,7 +50,7 @@ impl LeaderReads for OpenReads {
         deadline: Instant,
     ) -> Result<OpenWindows, ReadError> {
         let replica = self.cluster.replica(partition).ok_or(ReadError::NoReplica)?;
-        let barrier = replica.read_barrier(deadline).await.map_err(|error| match error {
+        let barrier = barrier(&replica, deadline).await.map_err(|error| match error {
             cluster::ReadError::NotLeader => ReadError::NotLeader,
             error => ReadError::Unavailable(error.to_string()),
         })?;
@@ -75,6 +75,15 @@ impl LeaderReads for OpenReads {
             generations: windows.generations.into_iter().map(generation).collect(),
         })
     }
+}
+
+/// The offset that an answer must include.
+async fn barrier(replica: &cluster::Replica, deadline: Instant) -> Result<Offset, cluster::ReadError> {
+    #[cfg(feature = "planted-bugs")]
+    if super::planted::has("no-read-barrier") {
+        return replica.applied().borrow().ok_or(cluster::ReadError::NotLeader);
+    }
+    replica.read_barrier(deadline).await
 }
 
 fn generation(generation: aggregate::Generation) -> Generation {
