@@ -89,6 +89,21 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "day-border", about: "an hour and a day end while nodes are killed", plan: day_border },
     Scenario { name: "join-under-fire", about: "two nodes enter while leaders die", plan: join_under_fire },
+    Scenario {
+        name: "drain-under-fire",
+        about: "a leader is drained and takes its share again, while another dies",
+        plan: drain_under_fire,
+    },
+    Scenario {
+        name: "node-removed",
+        about: "a node is drained, let go, and started again: it must not come back",
+        plan: node_removed,
+    },
+    Scenario {
+        name: "node-replaced",
+        about: "a node is lost for good and forced away, and a new one enters",
+        plan: node_replaced,
+    },
     Scenario { name: "follower-away", about: "a node is away until only a snapshot helps it", plan: follower_away },
     Scenario { name: "lone-node", about: "a cluster of one node loses power again and again", plan: lone_node },
     Scenario {
@@ -317,6 +332,36 @@ fn join_under_fire(seed: u64) -> Plan {
         .at(16_000, Fault::Join)
         .at(17_000, Fault::PowerCut { who: leader(&mut random), down_ms: 2000 })
         .at(26_000, Fault::PowerCutAll { down_ms: 1000 })
+}
+
+fn drain_under_fire(seed: u64) -> Plan {
+    let mut random = random(seed);
+    let mut plan = Plan::new("drain-under-fire", seed, 60_000);
+    plan.nodes = random.random_range(3..=5);
+    plan.at(3000, Fault::Drain { who: leader(&mut random), ms: random.random_range(5000..30_000) })
+        .at(5000, Fault::Kill { who: leader(&mut random), down_ms: 2000 })
+        .at(15_000, Fault::Split { who: leader(&mut random), ms: 4000 })
+        .at(40_000, Fault::PowerCut { who: leader(&mut random), down_ms: 2000 })
+}
+
+fn node_removed(seed: u64) -> Plan {
+    let mut random = random(seed);
+    let mut plan = Plan::new("node-removed", seed, 60_000);
+    plan.nodes = random.random_range(3..=5);
+    let who = Who::Node(random.random_range(1..=plan.nodes));
+    plan.at(3000, Fault::Remove { who })
+        .at(4000, Fault::Kill { who: leader(&mut random), down_ms: 2000 })
+        .at(20_000, Fault::PowerCut { who: leader(&mut random), down_ms: 2000 })
+        .at(40_000, Fault::PowerCutAll { down_ms: 1000 })
+}
+
+fn node_replaced(seed: u64) -> Plan {
+    let mut random = random(seed);
+    Plan::new("node-replaced", seed, 60_000)
+        .at(3000, Fault::Lose { who: Who::Node(random.random_range(1..=3)) })
+        .at(12_000, Fault::Join)
+        .at(25_000, Fault::Kill { who: leader(&mut random), down_ms: 2000 })
+        .at(35_000, Fault::PowerCutAll { down_ms: 1000 })
 }
 
 fn follower_away(seed: u64) -> Plan {

@@ -94,7 +94,7 @@ impl Watch {
             "checkpoint applied" => {
                 self.consumed_monotone.consumed(machine, number("partition"), number("through"), number("offset"))
             }
-            "rollups written out" | "snapshot installed" => {
+            "rollups written out" | "snapshot installed" | "a partition's store is open" => {
                 if let Some(offset) = message.number("offset") {
                     self.purged_behind_durable.durable(machine, number("partition"), offset);
                 }

@@ -152,6 +152,12 @@ pub enum Fault {
     ClockJump { who: Who, by_ms: i64, ms: u64 },
     /// A new node enters the cluster.
     Join,
+    /// An operator has everything that a node holds moved away, and lets it take its share again.
+    Drain { who: Who, ms: u64 },
+    /// An operator drains a node and lets it go for good. It is started once more: it must not come back.
+    Remove { who: Who },
+    /// A node is lost for good, disk and all, and an operator forces it away.
+    Lose { who: Who },
     /// The next aggregators to fold an entry, on any node, panic.
     AggregatorPanics { times: u64 },
     /// The next entry to be folded makes every aggregator panic that folds it.
@@ -242,6 +248,17 @@ impl Plan {
         self.nodes + self.steps.iter().filter(|step| step.fault == Fault::Join).count() as u64
     }
 
+    /// Whether somebody has to tell the cluster to let nodes go.
+    pub fn has_operator(&self) -> bool {
+        self.departures() > 0
+    }
+
+    fn departures(&self) -> usize {
+        let leave =
+            |step: &&Step| matches!(step.fault, Fault::Drain { .. } | Fault::Remove { .. } | Fault::Lose { .. });
+        self.steps.iter().filter(leave).count()
+    }
+
     /// Checks every bound; says which is not kept.
     pub fn validate(&self) -> Result<(), String> {
         let rules = [
@@ -250,6 +267,8 @@ impl Plan {
                 "nodes must be 1 to 7, and 9 with those that join",
             ),
             ((1..=8).contains(&self.partitions), "partitions must be 1 to 8"),
+            // A second one could take the majority of those that are left.
+            (self.departures() <= 1 && (self.departures() == 0 || self.nodes >= 3), "one node may leave, of 3 or more"),
             (self.load.apps >= 1 && self.load.events_max >= 1, "apps and events_max must be at least 1"),
             (self.load.pause_ms >= 20, "pause_ms must be at least 20"),
             (self.world.latency_ms.0 <= self.world.latency_ms.1, "latency_ms must be the shorter one first"),
@@ -295,7 +314,10 @@ impl Fault {
             | Fault::FullDisk { who, .. }
             | Fault::SlowDisk { who, .. }
             | Fault::FlipBit { who, .. }
-            | Fault::ClockJump { who, .. } => Some(*who),
+            | Fault::ClockJump { who, .. }
+            | Fault::Drain { who, .. }
+            | Fault::Remove { who }
+            | Fault::Lose { who } => Some(*who),
             Fault::Halves { .. }
             | Fault::Loss { .. }
             | Fault::PowerCutAll { .. }

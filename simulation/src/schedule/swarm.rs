@@ -66,6 +66,9 @@ const KINDS: [Kind; 24] = [
 /// Kinds of one run at most.
 const KINDS_MAX: usize = 6;
 
+/// Share of the runs with nodes enough in which one of them leaves, for a while or for good.
+const DEPARTURES: f64 = 0.2;
+
 /// How long runs are, in ms: most are short, some long, so that slow things happen too.
 const LOADS_MS: [u64; 5] = [60_000, 120_000, 240_000, 600_000, 1_500_000];
 
@@ -102,7 +105,11 @@ pub fn plan(seed: u64) -> Plan {
         }
         at_ms += random.random_range(200..gap_ms.max(load_ms / 40));
     }
-    plan
+    if nodes >= 3 && random.random_bool(DEPARTURES) {
+        let step = Step { at_ms: random.random_range(1000..load_ms), fault: departure(&mut random, &plan) };
+        plan.steps.push(step);
+    }
+    plan.sorted()
 }
 
 fn kinds(random: &mut StdRng) -> Vec<Kind> {
@@ -135,6 +142,12 @@ fn conditions(random: &mut StdRng) -> Conditions {
         checkpoint_ms: pick(random, &[200, 2000, 5000]),
         write_out_ms: pick(random, &[1000, 5000, 30_000]),
     }
+}
+
+fn departure(random: &mut StdRng, plan: &Plan) -> Fault {
+    let who = Who::Node(random.random_range(1..=plan.nodes));
+    let ms = pick(random, &[3000, 25_000]);
+    pick(random, &[Fault::Drain { who, ms }, Fault::Remove { who }, Fault::Lose { who }])
 }
 
 /// A fault of a kind; `None` if it makes no sense in this world.
@@ -189,8 +202,8 @@ fn fault(random: &mut StdRng, kind: Kind, plan: &Plan) -> Option<Fault> {
     })
 }
 
-fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
-    from[random.random_range(0..from.len())]
+fn pick<T: Clone>(random: &mut StdRng, from: &[T]) -> T {
+    from[random.random_range(0..from.len())].clone()
 }
 
 #[cfg(test)]
@@ -206,6 +219,6 @@ mod tests {
             names
                 .extend(plan.steps.iter().map(|step| format!("{:?}", step.fault).split(' ').next().map(str::to_owned)));
         }
-        assert_eq!(names.len(), 26, "{names:?}");
+        assert_eq!(names.len(), 29, "{names:?}");
     }
 }

@@ -2,6 +2,7 @@
 
 mod careless;
 mod judge;
+mod operator;
 mod producer;
 mod reader;
 mod rude;
@@ -14,9 +15,11 @@ use crate::oracle::Ledger;
 use crate::schedule::{Fault, Plan};
 use crate::{coverage, node_name, timeline, trace};
 use futures::future::{LocalBoxFuture, join_all};
+pub use operator::Order;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::cell::{Cell, RefCell};
+use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -42,6 +45,10 @@ pub struct Shared {
     pub nodes: Cell<u64>,
     /// Nodes that are lost for good: their data is damaged beyond what a node mends.
     pub lost: RefCell<Vec<u64>>,
+    /// Nodes that have been, or may have been, let go: they stop by themselves.
+    pub leaving: RefCell<BTreeSet<u64>>,
+    /// What the operator is still to do.
+    pub orders: RefCell<VecDeque<Order>>,
     /// The first invariant that did not hold.
     pub violation: RefCell<Option<Violation>>,
     /// Whether entries may be set aside, whose events are then not counted.
@@ -64,6 +71,8 @@ impl Shared {
             leaderships: Cell::new(0),
             nodes: Cell::new(plan.nodes),
             lost: RefCell::default(),
+            leaving: RefCell::default(),
+            orders: RefCell::default(),
             violation: RefCell::default(),
             may_miss: plan.steps.iter().any(|step| step.fault == Fault::PoisonEntry),
             plan: plan.clone(),
@@ -107,7 +116,8 @@ struct Actor {
 
 impl Actor {
     fn any_host(&mut self) -> String {
-        node_name(self.random.random_range(1..=self.shared.nodes.get()))
+        let hosts = self.shared.hosts();
+        hosts[self.random.random_range(0..hosts.len())].clone()
     }
 
     /// Waits as long as clients do between requests.
@@ -147,6 +157,9 @@ pub fn clients(shared: &Rc<Shared>) -> LocalBoxFuture<'static, turmoil::Result> 
         running.push(Box::pin(rude::run(actor("rude"))));
     }
     let judge = judge::run(actor("judge"));
+    if shared.plan.has_operator() {
+        running.push(Box::pin(operator::run(actor("operator"))));
+    }
     shared.running.set(running.len() as u64);
     let shared = shared.clone();
     Box::pin(async move {

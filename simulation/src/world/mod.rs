@@ -8,11 +8,11 @@ use crate::invariants::{Violation, Watch};
 use crate::kernel::{Ended, Quality, SharedNetwork, time};
 use crate::oracle::hour_of;
 use crate::schedule::{Fault, Place, Plan, Who};
-use crate::workload::{self, Shared};
+use crate::workload::{self, Order, Shared};
 use crate::{StartNode, coverage, observe, timeline, trace};
 use node::Node;
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -36,6 +36,10 @@ pub struct World {
     next_undo: u64,
     next_step: usize,
     begun_ms: Option<u64>,
+    /// Nodes that were lost, disk and all.
+    gone: BTreeSet<u64>,
+    /// Nodes that were let go and started again all the same.
+    returned: BTreeSet<u64>,
 }
 
 impl World {
@@ -56,6 +60,8 @@ impl World {
             next_undo: 0,
             next_step: 0,
             begun_ms: None,
+            gone: BTreeSet::new(),
+            returned: BTreeSet::new(),
         };
         (1..=plan.nodes).for_each(|number| world.start(number));
         world.network.add_client("clients", workload::clients(&world.shared));
@@ -165,6 +171,10 @@ impl World {
         }
         trace::line(format_args!("{name} ended: {ended:?}"));
         node.has_ended(&watch);
+        if self.shared.leaving.borrow().contains(&number) {
+            return self.let_return(number);
+        }
+        let node = self.node(number);
         let has_disk_failed = node.hardware.disk.take_failed();
         if !std::mem::replace(&mut node.is_excused, false) && !has_disk_failed {
             self.shared.must(Err(Violation::new("stays-up", format!("{name} ended: {ended:?}"))));
@@ -175,6 +185,15 @@ impl World {
         }
         let down_ms = self.take_down_ms(number);
         self.later(down_ms, Undo::Start(number));
+    }
+
+    /// A node that was let go has stopped: it is started once more, as if by mistake.
+    fn let_return(&mut self, number: u64) {
+        if self.returned.insert(number) {
+            self.later(RESTART_MS, Undo::Start(number));
+        } else {
+            coverage::reached("removed_node_returned");
+        }
     }
 
     fn take_down_ms(&mut self, number: u64) -> u64 {
@@ -189,7 +208,15 @@ impl World {
         })
     }
 
+    /// Tells the operator to do something.
+    fn order(&self, order: Order) {
+        self.shared.orders.borrow_mut().push_back(order);
+    }
+
     fn start(&mut self, number: u64) {
+        if self.gone.contains(&number) {
+            return;
+        }
         let (plan, network) = (self.plan.clone(), self.network.clone());
         let (watch, start) = (self.watch.clone(), self.start.clone());
         self.node(number).start(&plan, &network, &watch, &start);

@@ -5,6 +5,7 @@ use super::undo::Undo;
 use crate::environment::{Cut, DiskFault};
 use crate::kernel::Quality;
 use crate::schedule::{Fault, Operation, Place, Who};
+use crate::workload::Order;
 use crate::{coverage, node_name, observe, timeline, trace};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -60,6 +61,12 @@ impl World {
                 self.later(ms, Undo::ClockBack(node));
             }
             Fault::Join => self.join(),
+            Fault::Drain { ms, .. } => {
+                self.order(Order::Drain(node));
+                self.later(ms, Undo::Undrain(node));
+            }
+            Fault::Remove { .. } => self.order(Order::Remove(node)),
+            Fault::Lose { .. } => self.lose(node),
             Fault::AggregatorPanics { times } => observe::panic_aggregators(times),
             Fault::PoisonEntry => observe::poison_next_entry(),
         }
@@ -117,6 +124,15 @@ impl World {
             self.node(node).cut_power(&network, &watch);
             self.later(down_ms, Undo::Start(node));
         }
+    }
+
+    /// The node is never seen again.
+    fn lose(&mut self, node: u64) {
+        let (network, watch) = (self.network.clone(), self.watch.clone());
+        self.node(node).cut_power(&network, &watch);
+        self.gone.insert(node);
+        self.shared.lost.borrow_mut().push(node);
+        self.order(Order::ForceAway(node));
     }
 
     fn cut_all_power(&mut self, down_ms: u64) {

@@ -2,6 +2,7 @@
 
 use super::World;
 use crate::kernel::Quality;
+use crate::workload::Order;
 use crate::{timeline, trace};
 
 /// Something that happens later because of a fault.
@@ -21,6 +22,8 @@ pub enum Undo {
     Faster(u64),
     /// A node's wall clock is set right.
     ClockBack(u64),
+    /// A node takes its share again.
+    Undrain(u64),
     /// Ways are cut or open by turns.
     Flap { ways: Vec<(String, String)>, is_cut: bool, every_ms: u64, until_ms: u64 },
     /// A node is killed and started, so many times more.
@@ -74,6 +77,7 @@ impl World {
             Undo::Room(node) => self.node(node).hardware.disk.set_capacity(None),
             Undo::Faster(node) => self.node(node).hardware.pace.set_extra_ms(0),
             Undo::ClockBack(node) => self.node(node).set_clock(0),
+            Undo::Undrain(node) => self.order(Order::Undrain(node)),
             Undo::Flap { .. } | Undo::Start(_) | Undo::Loop { .. } => {}
         }
     }

@@ -1,7 +1,5 @@
 //! `hourmark status`: nodes, partitions, leaders, how far each is behind, disk.
 
-mod digests;
-
 use super::cluster_view::{self, ClusterView, NodeView, PartitionView};
 use super::connection::{Connection, timeout};
 use super::failure::{Exit, Failure, Outcome};
@@ -26,12 +24,8 @@ const NODE_PATIENCE: Duration = Duration::from_secs(2);
 #[command(after_help = "\
 Examples:
   hourmark status
-  hourmark status -o json --server http://10.0.0.5:3600
-  hourmark status --digests                       are all replicas identical? exit code 1 if not")]
+  hourmark status -o json --server http://10.0.0.5:3600")]
 pub struct Arguments {
-    /// Compare the digests of all replicas' rollups instead
-    #[arg(long)]
-    digests: bool,
     #[command(flatten)]
     connection: Connection,
     #[command(flatten)]
@@ -46,9 +40,6 @@ pub async fn run(arguments: &Arguments) -> Outcome {
     let client = arguments.connection.client()?;
     let view = cluster_view::ask(&client, arguments.timeout).await?;
     let format = arguments.output.format();
-    if arguments.digests {
-        return digests::run(&view, arguments.timeout, format).await;
-    }
     let own_views = own_views(&view).await;
     let status = Status::new(&view, &own_views);
     output::print(&match format {
