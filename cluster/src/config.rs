@@ -2,6 +2,7 @@
 
 use crate::log::LogConfig;
 use bytes::Bytes;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of a node. `Config::default()` is a node that makes a cluster of its own.
@@ -59,6 +60,8 @@ pub struct Config {
     pub log_bytes_held_max: u64,
     /// The write-ahead log.
     pub log: LogConfig,
+    /// Where the product keeps its state, relative to the data directory: with files there it is not a fresh one.
+    pub store_directory: Option<PathBuf>,
 }
 
 /// The largest payload of one append in bytes, whatever the configuration says.
@@ -88,6 +91,7 @@ impl Default for Config {
             log_entries_kept: 128,
             log_bytes_held_max: 512 * 1024 * 1024,
             log: LogConfig::default(),
+            store_directory: None,
         }
     }
 }

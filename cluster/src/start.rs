@@ -5,6 +5,7 @@ use crate::environment::{Environment, Listener};
 use crate::error::Error;
 use crate::hosting;
 use crate::membership::command::{Command, NodeAddress, Outcome};
+use crate::membership::directory;
 use crate::membership::identity::{self, Identity};
 use crate::membership::join::{self, Answer, Ask};
 use crate::membership::machine::{self, Machine};
@@ -47,8 +48,10 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     raft::spool::remove_leftovers(&environment).await.map_err(disk("removing what a transfer left behind"))?;
     let listener = listen(&environment, &config).await?;
     let address = own_address(&config, &*listener)?;
-    let who = identify(&environment, &config, &address, &*host).await?;
-    let node = assemble(&environment, &config, host, listener, &who).await?;
+    let found = directory::look(&environment, &config).await?;
+    let who = identify(&environment, &config, found.identity, &address, &*host).await?;
+    let machine = Machine::new(&environment, who.node, found.metadata);
+    let node = assemble(&environment, &config, host, listener, machine, &who).await?;
     let opened = timeout_by_failure(&node, open_metadata(&node, &who, &address)).await;
     opened?;
     let opening = timeout_by_failure(&node, hosting::open_all(&node, who.is_founding)).await?;
@@ -94,11 +97,11 @@ fn own_address(config: &Config, listener: &dyn Listener) -> Result<NodeAddress, 
 async fn identify(
     environment: &Environment,
     config: &Config,
+    known: Option<Identity>,
     address: &NodeAddress,
     host: &dyn Host,
 ) -> Result<Who, Error> {
     let write = |identity| identity::write(environment, identity);
-    let known = identity::read(environment).await.map_err(disk("reading the identity"))?;
     let entry = match known {
         Some(Identity::Founding { cluster }) => return Ok(Who { cluster, node: NodeId(1), is_founding: true }),
         Some(Identity::Member { cluster, node }) => {
@@ -160,10 +163,11 @@ async fn assemble(
     config: &Arc<Config>,
     host: Arc<dyn Host>,
     listener: Box<dyn Listener>,
+    machine: Machine,
     who: &Who,
 ) -> Result<Arc<Node>, Error> {
     let log = crate::log::Log::open(environment, config.log.clone()).await?;
-    let machine = Arc::new(Machine::open(environment).await.map_err(disk("reading the metadata"))?);
+    let machine = Arc::new(machine);
     let metadata = log.group(GroupId::METADATA);
     if machine.durable().position.is_some() && metadata.state().last.is_none() {
         return Err(Error::LogLost);
@@ -229,7 +233,10 @@ async fn decide(node: &Arc<Node>, command: &Command) -> Outcome {
         match appended.map(|appended| machine::decode_outcome(&appended.answer)) {
             Ok(Ok(outcome)) => return outcome,
             Ok(Err(error)) => tracing::warn!(%error, "the metadata group's answer is not understood"),
-            Err(error) => tracing::warn!(%error, "the metadata group does not decide; asking again"),
+            Err(error) => {
+                node.host().starting(&format!("the metadata group does not decide: {error}"));
+                tracing::warn!(%error, "the metadata group does not decide; asking again");
+            }
         }
         sleep(PATIENCE / 10).await;
     }

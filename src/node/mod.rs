@@ -18,7 +18,7 @@ use crate::http::{self, Door, Limits};
 use crate::ingest::{self, Intake};
 use crate::metrics::Metrics;
 use crate::query::{self, Leader, Query};
-use crate::rollup::{Engine, Policy, Store};
+use crate::rollup::{self, Engine, Policy, Store};
 use admin::NodeSource;
 use append::ClusterAppend;
 use cluster::environment::Environment;
@@ -202,6 +202,7 @@ fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
             bytes_max: config.log_bytes_max as u64,
             ..LogConfig::default()
         },
+        store_directory: Some(rollup::DIRECTORY.into()),
         ..cluster::Config::default()
     }
 }
@@ -241,6 +242,10 @@ fn start_error(config: &Config, error: &cluster::Error) -> Error {
             Error::Failed(format!("the data directory {} {why}", config.data_dir))
         }
         cluster::Error::Listen { .. } => Error::Failed(format!("{text}; choose another --cluster-addr")),
+        cluster::Error::IdentityMissing { .. } | cluster::Error::Mixed { .. } => {
+            Error::Configuration(format!("data_dir {}: {text}", config.data_dir))
+        }
+        cluster::Error::IdentityDamaged(_) => Error::Failed(format!("data_dir {}: {text}", config.data_dir)),
         cluster::Error::Config(_) | cluster::Error::OtherCluster { .. } | cluster::Error::Refused(_) => {
             Error::Configuration(text)
         }

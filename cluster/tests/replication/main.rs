@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the tests are outside of the simulated world")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod directory;
 mod leaving;
 mod space;
 mod support;
