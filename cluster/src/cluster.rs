@@ -65,8 +65,7 @@ impl Cluster {
 
     /// Where this node listens for other nodes, as it tells them.
     pub fn cluster_address(&self) -> String {
-        let state = self.node.state();
-        state.nodes.get(&self.node.id()).map(|node| node.address.cluster.clone()).unwrap_or_default()
+        self.node.address.cluster.clone()
     }
 
     /// Appends at the partition's leader, wherever it is. On return the entry is durable on a majority and applied on the

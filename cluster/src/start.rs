@@ -51,8 +51,8 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     let found = directory::look(&environment, &config).await?;
     let who = identify(&environment, &config, found.identity, &address, &*host).await?;
     let machine = Machine::new(&environment, who.node, found.metadata);
-    let node = assemble(&environment, &config, host, listener, machine, &who).await?;
-    let opened = timeout_by_failure(&node, open_metadata(&node, &who, &address)).await;
+    let node = assemble(&environment, &config, host, listener, machine, &who, address).await?;
+    let opened = timeout_by_failure(&node, open_metadata(&node, &who)).await;
     opened?;
     let opening = timeout_by_failure(&node, hosting::open_all(&node, who.is_founding)).await?;
     if who.is_founding {
@@ -63,7 +63,7 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     node.spawn("decide", steward::decide(node.clone()));
     node.spawn("hosting", hosting::keep(node.clone(), opening));
     node.spawn("space", space::keep(node.clone()));
-    node.spawn("announce", announce(node.clone(), address));
+    node.spawn("announce", announce(node.clone()));
     Ok(node)
 }
 
@@ -165,6 +165,7 @@ async fn assemble(
     listener: Box<dyn Listener>,
     machine: Machine,
     who: &Who,
+    address: NodeAddress,
 ) -> Result<Arc<Node>, Error> {
     let log = crate::log::Log::open(environment, config.log.clone()).await?;
     let machine = Arc::new(machine);
@@ -181,19 +182,19 @@ async fn assemble(
     let transport = Transport::start(environment, identity, listener, door.clone(), door.clone(), Limits::default());
     let context =
         GroupContext { environment: environment.clone(), config: config.clone(), node: who.node, log, transport };
-    let node = Arc::new(Node::new(who.cluster, context, machine, host));
+    let node = Arc::new(Node::new(who.cluster, address, context, machine, host));
     door.open(&node);
     Ok(node)
 }
 
 /// Opens the metadata group and waits until this node knows its cluster.
-async fn open_metadata(node: &Arc<Node>, who: &Who, address: &NodeAddress) -> Result<(), Error> {
+async fn open_metadata(node: &Arc<Node>, who: &Who) -> Result<(), Error> {
     let replica = hosting::open(node, GroupId::METADATA, node.machine.clone()).await?;
     node.spawn("metadata", persist(node.clone(), replica.clone()));
     if who.is_founding {
         let initialized = replica.inner.group.initialize().await;
         initialized.map_err(|source| Error::Open { group: GroupId::METADATA, source })?;
-        found(node, address.clone()).await?;
+        found(node).await?;
     }
     node.host().starting("no member of the cluster has told it what the cluster is yet");
     let mut states = node.machine.watch();
@@ -210,14 +211,14 @@ async fn open_metadata(node: &Arc<Node>, who: &Who, address: &NodeAddress) -> Re
 }
 
 /// Proposes the cluster itself.
-async fn found(node: &Arc<Node>, address: NodeAddress) -> Result<(), Error> {
+async fn found(node: &Arc<Node>) -> Result<(), Error> {
     let config = node.config();
     let command = Command::Create {
         cluster: node.cluster,
         settings: config.settings.clone(),
         partitions: config.partitions,
         replication_factor: config.replication_factor,
-        node: address,
+        node: node.address.clone(),
     };
     match decide(node, &command).await {
         Outcome::Done => Ok(()),
@@ -257,10 +258,10 @@ async fn persist(node: Arc<Node>, replica: Replica) {
 }
 
 /// Tells the cluster where this node is, if it has moved.
-async fn announce(node: Arc<Node>, address: NodeAddress) {
+async fn announce(node: Arc<Node>) {
     let known = node.state().nodes.get(&node.id()).map(|known| known.address.clone());
-    if known.as_ref() != Some(&address) {
-        let outcome = decide(&node, &Command::UpdateNode { id: node.id(), node: address }).await;
+    if known.as_ref() != Some(&node.address) {
+        let outcome = decide(&node, &Command::UpdateNode { id: node.id(), node: node.address.clone() }).await;
         tracing::info!(?outcome, "told the cluster where this node is now");
     }
 }

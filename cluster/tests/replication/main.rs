@@ -385,6 +385,7 @@ fn a_node_that_moved_is_found_at_its_new_address() {
     let moved = Place::new(&[&places[0]]);
     places[2].address = moved.address;
     nodes.push(places[2].start());
+    assert_eq!(nodes[2].cluster.cluster_address(), places[2].address, "at once, not when the cluster has decided");
     let id = nodes[2].cluster.node_id();
     eventually("the new address is known", || {
         let status = nodes[1].cluster.status();
