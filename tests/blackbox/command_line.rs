@@ -91,5 +91,7 @@ fn exit_codes_tell_what_happened() {
     assert_eq!(run(&["status"]), Some(0));
     assert_eq!(run(&["query"]), Some(2));
     let nobody = format!("http://{}", free_address());
-    assert_eq!(hourmark(&["status", "--server", &nobody]).status.code(), Some(4));
+    let (code, message) = outcome(&hourmark(&["status", "--timeout", "3s", "--server", &nobody]));
+    assert_eq!(code, Some(4), "{message}");
+    assert!(message.starts_with("no answer yet from"), "{message}");
 }
