@@ -63,6 +63,11 @@ impl Cluster {
         self.node.state().placement.keys().copied().collect()
     }
 
+    /// What people call this node.
+    pub fn node_name(&self) -> String {
+        self.node.address.name.clone()
+    }
+
     /// Where this node listens for other nodes, as it tells them.
     pub fn cluster_address(&self) -> String {
         self.node.address.cluster.clone()

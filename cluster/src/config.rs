@@ -10,6 +10,8 @@ use std::time::Duration;
 pub struct Config {
     /// What people call the node. Default `node`.
     pub node_name: String,
+    /// Whether a node that has run before keeps the name it had then, rather than take `node_name`.
+    pub keeps_name: bool,
     /// Where clients reach the node; opaque here, told to everyone who asks for the status.
     pub http_address: String,
     /// Where the node listens for other nodes, `host:port`; port 0 takes a free one. Default `127.0.0.1:3601`.
@@ -71,6 +73,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             node_name: "node".to_owned(),
+            keeps_name: false,
             http_address: String::new(),
             cluster_address: "127.0.0.1:3601".to_owned(),
             cluster_advertise: None,

@@ -47,8 +47,8 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     })?;
     raft::spool::remove_leftovers(&environment).await.map_err(disk("removing what a transfer left behind"))?;
     let listener = listen(&environment, &config).await?;
-    let address = own_address(&config, &*listener)?;
     let found = directory::look(&environment, &config).await?;
+    let address = own_address(&config, &*listener, found.address())?;
     let who = identify(&environment, &config, found.identity, &address, &*host).await?;
     let machine = Machine::new(&environment, who.node, found.metadata);
     let node = assemble(&environment, &config, host, listener, machine, &who, address).await?;
@@ -85,12 +85,24 @@ async fn listen(environment: &Environment, config: &Config) -> Result<Box<dyn Li
     environment.network.listen(&address).await.map_err(|source| Error::Listen { address, source })
 }
 
-fn own_address(config: &Config, listener: &dyn Listener) -> Result<NodeAddress, Error> {
+fn own_address(config: &Config, listener: &dyn Listener, last: Option<&NodeAddress>) -> Result<NodeAddress, Error> {
     let cluster = match &config.cluster_advertise {
         Some(advertised) => advertised.clone(),
         None => listener.local_address().map_err(disk("asking for the address listened on"))?,
     };
-    Ok(NodeAddress { name: config.node_name.clone(), http: config.http_address.clone(), cluster })
+    let name = last.filter(|_| config.keeps_name).map_or(&config.node_name, |last| &last.name).clone();
+    let address = NodeAddress { name, http: config.http_address.clone(), cluster };
+    if let Some(last) = last.filter(|last| (&last.http, &last.cluster) != (&address.http, &address.cluster)) {
+        tracing::warn!(
+            was_http = last.http,
+            was_cluster = last.cluster,
+            http = address.http,
+            cluster = address.cluster,
+            "this node had other addresses when it last ran; if that is not meant, start it with --http-addr and \
+             --cluster-addr as before"
+        );
+    }
+    Ok(address)
 }
 
 /// Finds out who this node is; on a fresh directory that is decided here, and written down before anything else.

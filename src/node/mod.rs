@@ -140,8 +140,7 @@ impl Node {
         let admin = crate::admin::room(Arc::new(source), metrics);
         let rooms = [ingest::room(intake), query::room(query), admin];
         server.switch(http::assemble(rooms));
-        let ready =
-            Ready { node_name: config.node_name.clone(), http_address, cluster_address: cluster.cluster_address() };
+        let ready = Ready { node_name: cluster.node_name(), http_address, cluster_address: cluster.cluster_address() };
         Ok(Node { ready, cluster, aggregation, store, server })
     }
 
@@ -185,8 +184,10 @@ async fn start_aggregation(
 }
 
 fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
+    let is_named = !config.node_name.is_empty();
     cluster::Config {
-        node_name: config.node_name.clone(),
+        node_name: if is_named { config.node_name.clone() } else { config.first_name() },
+        keeps_name: !is_named,
         http_address: http_address.to_owned(),
         cluster_address: config.cluster_addr.clone(),
         join: config.join.clone(),

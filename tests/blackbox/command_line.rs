@@ -72,6 +72,18 @@ fn a_directory_that_lost_its_identity_is_refused_and_says_the_way_on() {
 }
 
 #[test]
+fn a_restart_keeps_the_name_and_says_what_has_changed() {
+    let mut cluster = single(&[]);
+    cluster.nodes[0].signal("TERM");
+    let mut moved = crate::support::Node::moved(&cluster.directory.path().join("n1"));
+    moved.start();
+    let log = moved.told();
+    let ready = log.lines().find(|line| line.starts_with("ready ")).unwrap();
+    assert_eq!(ready, format!("ready node=n1 http={} cluster={}", moved.http, moved.cluster));
+    assert!(log.contains("other addresses when it last ran"), "{log}");
+}
+
+#[test]
 fn exit_codes_tell_what_happened() {
     let cluster = single(&[]);
     let server = format!("http://{}", cluster.nodes[0].http);

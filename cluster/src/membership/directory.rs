@@ -1,5 +1,6 @@
 //! What a data directory holds when a node starts in it: the files that say who it is belong together, or it does not start.
 
+use super::command::NodeAddress;
 use super::identity::{self, Identity};
 use super::machine::{self, Stored};
 use crate::config::Config;
@@ -16,6 +17,14 @@ pub struct Found {
     pub identity: Option<Identity>,
     /// The copy of the metadata.
     pub metadata: Option<Stored>,
+}
+
+impl Found {
+    /// Name and addresses under which the cluster knew this node when it last ran.
+    pub fn address(&self) -> Option<&NodeAddress> {
+        let metadata = self.metadata.as_ref()?;
+        metadata.state.nodes.get(&metadata.node).map(|node| &node.address)
+    }
 }
 
 /// Looks at the directory; refuses one whose files do not say, together, which node of which cluster it is.

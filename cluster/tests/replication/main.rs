@@ -397,6 +397,25 @@ fn a_node_that_moved_is_found_at_its_new_address() {
 }
 
 #[test]
+fn a_node_keeps_its_name_unless_it_is_given_another() {
+    let mut place = Place::new(&[]);
+    let first = place.start();
+    let name = first.cluster.node_name();
+    first.shut_down();
+    place.configure = |config| (config.node_name, config.keeps_name) = ("another".to_owned(), true);
+    let kept = place.start();
+    assert_eq!(kept.cluster.node_name(), name);
+    kept.shut_down();
+    place.configure = |config| config.node_name = "another".to_owned();
+    let renamed = place.start();
+    assert_eq!(renamed.cluster.node_name(), "another");
+    eventually("the cluster knows the new name", || {
+        let known = renamed.cluster.status().nodes.remove(0).name;
+        if known == "another" { Ok(()) } else { Err(known) }
+    });
+}
+
+#[test]
 fn the_tail_gives_every_applied_entry_once_and_in_order() {
     let node = Place::new(&[]).start();
     let last = (0..50).map(|number| node.append(0, number).unwrap().offset).last().unwrap();
