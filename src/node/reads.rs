@@ -59,7 +59,8 @@ impl LeaderReads for OpenReads {
             OpenSelection::Apps(apps) => aggregate::Selection::Apps {
                 prefix: apps.prefix.clone(),
                 cursor: apps.after.clone(),
-                limit: apps.apps_max,
+                // One more than is wanted tells whether there are more.
+                limit: apps.apps_max.saturating_add(1),
             },
         };
         let windows = self.aggregation.open_windows(partition, Some(barrier), selected, deadline).await;
@@ -71,7 +72,7 @@ impl LeaderReads for OpenReads {
         Ok(OpenWindows {
             watermark_ms: windows.watermark_ms,
             is_known: windows.generations.iter().any(|generation| generation.knows_app),
-            has_more: windows.generations.iter().any(|generation| generation.apps.len() >= apps_max),
+            has_more: windows.generations.iter().any(|generation| generation.apps.len() > apps_max),
             generations: windows.generations.into_iter().map(generation).collect(),
         })
     }
