@@ -18,7 +18,7 @@ use crate::http::{self, Door, Limits};
 use crate::ingest::{self, Intake};
 use crate::metrics::Metrics;
 use crate::query::{self, Leader, Query};
-use crate::rollup::{Engine, Policy, Store};
+use crate::rollup::{self, Engine, Policy, Store};
 use admin::NodeSource;
 use append::ClusterAppend;
 use cluster::environment::Environment;
@@ -140,8 +140,7 @@ impl Node {
         let admin = crate::admin::room(Arc::new(source), metrics);
         let rooms = [ingest::room(intake), query::room(query), admin];
         server.switch(http::assemble(rooms));
-        let ready =
-            Ready { node_name: config.node_name.clone(), http_address, cluster_address: cluster.cluster_address() };
+        let ready = Ready { node_name: cluster.node_name(), http_address, cluster_address: cluster.cluster_address() };
         Ok(Node { ready, cluster, aggregation, store, server })
     }
 
@@ -185,8 +184,10 @@ async fn start_aggregation(
 }
 
 fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
+    let is_named = !config.node_name.is_empty();
     cluster::Config {
-        node_name: config.node_name.clone(),
+        node_name: if is_named { config.node_name.clone() } else { config.first_name() },
+        keeps_name: !is_named,
         http_address: http_address.to_owned(),
         cluster_address: config.cluster_addr.clone(),
         join: config.join.clone(),
@@ -202,6 +203,7 @@ fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
             bytes_max: config.log_bytes_max as u64,
             ..LogConfig::default()
         },
+        store_directory: Some(rollup::DIRECTORY.into()),
         ..cluster::Config::default()
     }
 }
@@ -241,6 +243,10 @@ fn start_error(config: &Config, error: &cluster::Error) -> Error {
             Error::Failed(format!("the data directory {} {why}", config.data_dir))
         }
         cluster::Error::Listen { .. } => Error::Failed(format!("{text}; choose another --cluster-addr")),
+        cluster::Error::IdentityMissing { .. } | cluster::Error::Mixed { .. } => {
+            Error::Configuration(format!("data_dir {}: {text}", config.data_dir))
+        }
+        cluster::Error::IdentityDamaged(_) => Error::Failed(format!("data_dir {}: {text}", config.data_dir)),
         cluster::Error::Config(_) | cluster::Error::OtherCluster { .. } | cluster::Error::Refused(_) => {
             Error::Configuration(text)
         }
