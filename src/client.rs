@@ -13,6 +13,7 @@ use reqwest::{RequestBuilder, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use servers::Servers;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -25,6 +26,13 @@ const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 /// Longest time of one attempt: half as long again as a node lets a request wait by default.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// How much longer than the patience an attempt may take that was begun in time: a node that was given the same time says
+/// at its end why it has no answer, and that is worth hearing.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// After how long without an answer that is told, see [`Client::telling`].
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
 /// Largest answer that is read, in bytes: a page of a thousand hours with a hundred quantiles each is a tenth of it.
 const ANSWER_BYTES_MAX: usize = 128 << 20;
 
@@ -33,6 +41,9 @@ const ANSWER_BYTES_MAX: usize = 128 << 20;
 pub struct Client {
     http: reqwest::Client,
     servers: Servers,
+    /// Who is told, and whether that was done since the last answer.
+    tell: Option<fn(&str)>,
+    has_told: AtomicBool,
 }
 
 /// Why a request has no answer.
@@ -58,6 +69,8 @@ pub enum Error {
         waited: Duration,
         /// What the last attempt met.
         last: String,
+        /// Whether any server took the request, even if it had no answer.
+        was_reached: bool,
     },
     /// Something that is not Hourmark answered.
     #[error("{server} gave no answer of Hourmark: {why}")]
@@ -160,7 +173,12 @@ impl Client {
             .timeout(ATTEMPT_TIMEOUT)
             .build()
             .expect("a client without TLS and proxies needs nothing that could be missing");
-        Ok(Client { http, servers })
+        Ok(Client { http, servers, tell: None, has_told: AtomicBool::new(false) })
+    }
+
+    /// Has `tell` called with a line for people when a request has had no answer for a second; not again before there was one.
+    pub fn telling(self, tell: fn(&str)) -> Client {
+        Client { tell: Some(tell), ..self }
     }
 
     /// Asks `path` (with its query) of any server and reads the JSON answer.
@@ -230,24 +248,32 @@ impl Client {
     ) -> Result<Reply, Error> {
         let started = Instant::now();
         let mut last = String::new();
+        let mut was_reached = false;
         loop {
             // No rest outlasts the patience: its end is for one more attempt, at whoever has rested longest.
             let (server, rested_at) = self.servers.choose(first);
             let gives_up = give_up();
             let is_last = rested_at + LAST_ATTEMPT >= gives_up;
             let begins = if is_last { gives_up.checked_sub(LAST_ATTEMPT).unwrap_or(gives_up) } else { rested_at };
+            let tells_at = started + TELL_AFTER;
+            if !last.is_empty() && begins > tells_at {
+                tokio::time::sleep_until(tells_at).await;
+                self.tell(&last, gives_up);
+            }
             tokio::time::sleep_until(begins).await;
             let base = self.servers.base(server);
             let time_left = give_up().saturating_duration_since(Instant::now());
-            let request = build(&self.http, base).timeout(time_left.clamp(Duration::from_millis(1), ATTEMPT_TIMEOUT));
+            let request = build(&self.http, base).timeout((time_left + GRACE).min(ATTEMPT_TIMEOUT));
             match attempt(base, request).await {
                 Ok(reply) => {
+                    self.has_told.store(false, Ordering::Relaxed);
                     self.servers.succeeded(server);
                     return Ok(reply);
                 }
                 Err(failed) => {
                     tracing::debug!(server = base, why = %failed.why, "attempt failed");
                     self.servers.failed(server, failed.rest);
+                    was_reached |= failed.was_reached;
                     // An attempt that was cut short says less than what was met before it.
                     if last.is_empty() || !(failed.is_timeout && time_left < ATTEMPT_TIMEOUT) {
                         last = format!("{base}: {}", failed.why);
@@ -261,7 +287,17 @@ impl Client {
                 break;
             }
         }
-        Err(Error::Unavailable { servers: self.servers.to_string(), waited: started.elapsed(), last })
+        Err(Error::Unavailable { servers: self.servers.to_string(), waited: started.elapsed(), last, was_reached })
+    }
+
+    /// Tells why there is no answer yet, unless that was done.
+    fn tell(&self, last: &str, gives_up: Instant) {
+        if let Some(tell) = self.tell
+            && !self.has_told.swap(true, Ordering::Relaxed)
+        {
+            let left = in_seconds(gives_up.saturating_duration_since(Instant::now()));
+            tell(&format!("no answer yet from {last}; trying for {left} more"));
+        }
     }
 }
 
@@ -272,19 +308,26 @@ struct Failed {
     rest: Duration,
     /// The time for the attempt was over.
     is_timeout: bool,
+    /// The server took the request.
+    was_reached: bool,
 }
 
 /// One attempt at one server.
 async fn attempt(base: &str, request: RequestBuilder) -> Result<Reply, Failed> {
-    let failed =
-        |error: reqwest::Error| Failed { why: innermost(&error), rest: Duration::ZERO, is_timeout: error.is_timeout() };
+    let failed = |error: reqwest::Error| Failed {
+        why: innermost(&error),
+        rest: Duration::ZERO,
+        is_timeout: error.is_timeout(),
+        was_reached: !error.is_connect(),
+    };
     let mut response = request.send().await.map_err(failed)?;
     let status = response.status();
     let rest = retry_after(&response);
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > ANSWER_BYTES_MAX {
-            return Err(Failed { why: format!("an answer over {ANSWER_BYTES_MAX} bytes"), rest, is_timeout: false });
+            let why = format!("an answer over {ANSWER_BYTES_MAX} bytes");
+            return Err(Failed { why, rest, is_timeout: false, was_reached: true });
         }
         body.extend_from_slice(&chunk);
     }
@@ -292,7 +335,7 @@ async fn attempt(base: &str, request: RequestBuilder) -> Result<Reply, Failed> {
     let is_later =
         status.is_server_error() || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
     let why = || reply.refused().to_string();
-    if is_later { Err(Failed { why: why(), rest, is_timeout: false }) } else { Ok(reply) }
+    if is_later { Err(Failed { why: why(), rest, is_timeout: false, was_reached: true }) } else { Ok(reply) }
 }
 
 /// `Retry-After` in seconds; its other form, a date, is never sent by a node.

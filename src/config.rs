@@ -26,7 +26,7 @@ pub struct Config {
     pub cluster_addr: String,
     /// Cluster addresses of members of the cluster to enter; empty starts a cluster of its own.
     pub join: Vec<String>,
-    /// What people call the node.
+    /// What people call the node; empty is the name it had before, or else [`Config::first_name`].
     pub node_name: String,
     /// How far ahead of this node's clock an event may be; `None` is no limit.
     pub max_future: Option<Duration>,
@@ -169,12 +169,14 @@ impl Config {
                 config.take(setting, values, &setting.flag())?;
             }
         }
-        if config.node_name.is_empty() {
-            let port = config.http_addr.rsplit_once(':').map_or("0", |(_, port)| port);
-            config.node_name = format!("node-{port}");
-        }
         config.validate()?;
         Ok(config)
+    }
+
+    /// What a node is called that was given no name and had none before.
+    pub fn first_name(&self) -> String {
+        let port = self.http_addr.rsplit_once(':').map_or("0", |(_, port)| port);
+        format!("node-{port}")
     }
 
     /// Checks what the limits of single settings cannot: that the settings go together.

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 /// An outside library, and the only places that may name it.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("openraft", &["cluster/src/raft/", "src/telemetry.rs"]),
-    ("turmoil", &["simulation/"]),
     ("ractor", &["src/aggregate/"]),
     ("sled::", &["src/rollup/"]),
     ("sketches_ddsketch", &["src/domain/sketch.rs"]),
     ("axum", &["src/http/", "src/ingest/http", "src/query/http", "src/admin/http", "src/client", "tests/"]),
     ("clap::", &["src/cli/"]),
     ("reqwest", &["src/client"]),
+    ("turmoil", &["simulation/"]),
 ];
 
 /// Rooms, and rooms they must not name.
@@ -27,7 +27,7 @@ const WALLS: &[(&str, &[&str])] = &[
     ("src/admin/", &["ingest", "aggregate", "rollup", "query", "node"]),
 ];
 
-const LINES_MAX: usize = 650;
+const LINES_MAX: usize = 600;
 
 fn sources() -> Vec<(String, String)> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -63,10 +63,14 @@ impl Cluster {
         self.node.state().placement.keys().copied().collect()
     }
 
+    /// What people call this node.
+    pub fn node_name(&self) -> String {
+        self.node.address.name.clone()
+    }
+
     /// Where this node listens for other nodes, as it tells them.
     pub fn cluster_address(&self) -> String {
-        let state = self.node.state();
-        state.nodes.get(&self.node.id()).map(|node| node.address.cluster.clone()).unwrap_or_default()
+        self.node.address.cluster.clone()
     }
 
     /// Appends at the partition's leader, wherever it is. On return the entry is durable on a majority and applied on the

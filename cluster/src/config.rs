@@ -2,6 +2,7 @@
 
 use crate::log::LogConfig;
 use bytes::Bytes;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Settings of a node. `Config::default()` is a node that makes a cluster of its own.
@@ -9,6 +10,8 @@ use std::time::Duration;
 pub struct Config {
     /// What people call the node. Default `node`.
     pub node_name: String,
+    /// Whether a node that has run before keeps the name it had then, rather than take `node_name`.
+    pub keeps_name: bool,
     /// Where clients reach the node; opaque here, told to everyone who asks for the status.
     pub http_address: String,
     /// Where the node listens for other nodes, `host:port`; port 0 takes a free one. Default `127.0.0.1:3601`.
@@ -59,6 +62,8 @@ pub struct Config {
     pub log_bytes_held_max: u64,
     /// The write-ahead log.
     pub log: LogConfig,
+    /// Where the product keeps its state, relative to the data directory: with files there it is not a fresh one.
+    pub store_directory: Option<PathBuf>,
 }
 
 /// The largest payload of one append in bytes, whatever the configuration says.
@@ -68,6 +73,7 @@ impl Default for Config {
     fn default() -> Self {
         Config {
             node_name: "node".to_owned(),
+            keeps_name: false,
             http_address: String::new(),
             cluster_address: "127.0.0.1:3601".to_owned(),
             cluster_advertise: None,
@@ -88,6 +94,7 @@ impl Default for Config {
             log_entries_kept: 128,
             log_bytes_held_max: 512 * 1024 * 1024,
             log: LogConfig::default(),
+            store_directory: None,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Why a node does not start.
 
-use crate::{ClusterId, GroupId, PartitionId, log};
+use crate::{ClusterId, GroupId, NodeId, PartitionId, log};
 use std::io;
 
 /// Why a node does not start.
@@ -47,6 +47,36 @@ pub enum Error {
     /// The cluster does not let this node in, or has let it go.
     #[error("{0}")]
     Refused(String),
+    /// The data directory holds what a node leaves behind, but not the file that says which node that was.
+    #[error(
+        "this data directory holds a node's data ({held}) but no file `identity` that says whose: use an empty directory, \
+         or restore the file `identity`"
+    )]
+    IdentityMissing {
+        /// What was found, relative to the data directory.
+        held: String,
+    },
+    /// The file that says which node this is cannot be read any more.
+    #[error(
+        "{0}; without it this node must not go on under its id: restore the file from a copy of this very directory, or \
+         start with an empty data directory and --join a member, as a new node whose replicas are rebuilt from the others"
+    )]
+    IdentityDamaged(String),
+    /// The files of the data directory are of different nodes.
+    #[error(
+        "this data directory says that it is node {own_node} of cluster {own}, but its metadata is of node {node} of cluster \
+         {cluster}: use an empty directory, or restore the file `identity` that belongs to the rest"
+    )]
+    Mixed {
+        /// The cluster, by the file `identity`.
+        own: ClusterId,
+        /// The node, by the file `identity`.
+        own_node: NodeId,
+        /// The cluster, by the file `metadata`.
+        cluster: ClusterId,
+        /// The node, by the file `metadata`.
+        node: NodeId,
+    },
     /// The log is gone, and with it this node's votes: it must not go on under its id.
     #[error(
         "the log of this node is gone, and with it what it has promised to others: remove the whole data directory and \

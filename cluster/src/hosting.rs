@@ -160,7 +160,8 @@ async fn open_machine(node: &Arc<Node>, partition: PartitionId) -> Result<Arc<dy
     let settings = node.state().cluster.as_ref().map(|cluster| cluster.settings.clone()).unwrap_or_default();
     let opened = node.host().open(partition, settings).await;
     let machine = opened.map_err(|source| Error::Open { group: partition.into(), source })?;
-    tracing::debug!(%partition, elapsed = ?started.elapsed(), "a partition's store is open");
+    let offset = machine.durable().position.map(|position| position.offset.0);
+    tracing::debug!(partition = partition.0, offset, elapsed = ?started.elapsed(), "a partition's store is open");
     Ok(machine)
 }
 

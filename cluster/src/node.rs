@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::environment::Environment;
+use crate::membership::command::NodeAddress;
 use crate::membership::join::{Answer, Ask};
 use crate::membership::machine::{self, Machine};
 use crate::membership::reconcile::CAUGHT_UP_ENTRIES;
@@ -24,6 +25,8 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(4);
 /// A node of a cluster.
 pub struct Node {
     pub(crate) cluster: ClusterId,
+    /// What it tells the others of itself since this start; the state follows when they have decided it.
+    pub(crate) address: NodeAddress,
     pub(crate) context: GroupContext,
     pub(crate) machine: Arc<Machine>,
     pub(crate) leaderships: Leaderships,
@@ -39,9 +42,16 @@ pub struct Node {
 }
 
 impl Node {
-    pub fn new(cluster: ClusterId, context: GroupContext, machine: Arc<Machine>, host: Arc<dyn Host>) -> Node {
+    pub fn new(
+        cluster: ClusterId,
+        address: NodeAddress,
+        context: GroupContext,
+        machine: Arc<Machine>,
+        host: Arc<dyn Host>,
+    ) -> Node {
         Node {
             cluster,
+            address,
             context,
             machine,
             leaderships: Leaderships::default(),

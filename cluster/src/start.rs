@@ -5,6 +5,7 @@ use crate::environment::{Environment, Listener};
 use crate::error::Error;
 use crate::hosting;
 use crate::membership::command::{Command, NodeAddress, Outcome};
+use crate::membership::directory;
 use crate::membership::identity::{self, Identity};
 use crate::membership::join::{self, Answer, Ask};
 use crate::membership::machine::{self, Machine};
@@ -46,10 +47,12 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     })?;
     raft::spool::remove_leftovers(&environment).await.map_err(disk("removing what a transfer left behind"))?;
     let listener = listen(&environment, &config).await?;
-    let address = own_address(&config, &*listener)?;
-    let who = identify(&environment, &config, &address, &*host).await?;
-    let node = assemble(&environment, &config, host, listener, &who).await?;
-    let opened = timeout_by_failure(&node, open_metadata(&node, &who, &address)).await;
+    let found = directory::look(&environment, &config).await?;
+    let address = own_address(&config, &*listener, found.address())?;
+    let who = identify(&environment, &config, found.identity, &address, &*host).await?;
+    let machine = Machine::new(&environment, who.node, found.metadata);
+    let node = assemble(&environment, &config, host, listener, machine, &who, address).await?;
+    let opened = timeout_by_failure(&node, open_metadata(&node, &who)).await;
     opened?;
     let opening = timeout_by_failure(&node, hosting::open_all(&node, who.is_founding)).await?;
     if who.is_founding {
@@ -60,7 +63,7 @@ pub async fn start(environment: Environment, config: Config, host: Arc<dyn Host>
     node.spawn("decide", steward::decide(node.clone()));
     node.spawn("hosting", hosting::keep(node.clone(), opening));
     node.spawn("space", space::keep(node.clone()));
-    node.spawn("announce", announce(node.clone(), address));
+    node.spawn("announce", announce(node.clone()));
     Ok(node)
 }
 
@@ -82,23 +85,35 @@ async fn listen(environment: &Environment, config: &Config) -> Result<Box<dyn Li
     environment.network.listen(&address).await.map_err(|source| Error::Listen { address, source })
 }
 
-fn own_address(config: &Config, listener: &dyn Listener) -> Result<NodeAddress, Error> {
+fn own_address(config: &Config, listener: &dyn Listener, last: Option<&NodeAddress>) -> Result<NodeAddress, Error> {
     let cluster = match &config.cluster_advertise {
         Some(advertised) => advertised.clone(),
         None => listener.local_address().map_err(disk("asking for the address listened on"))?,
     };
-    Ok(NodeAddress { name: config.node_name.clone(), http: config.http_address.clone(), cluster })
+    let name = last.filter(|_| config.keeps_name).map_or(&config.node_name, |last| &last.name).clone();
+    let address = NodeAddress { name, http: config.http_address.clone(), cluster };
+    if let Some(last) = last.filter(|last| (&last.http, &last.cluster) != (&address.http, &address.cluster)) {
+        tracing::warn!(
+            was_http = last.http,
+            was_cluster = last.cluster,
+            http = address.http,
+            cluster = address.cluster,
+            "this node had other addresses when it last ran; if that is not meant, start it with --http-addr and \
+             --cluster-addr as before"
+        );
+    }
+    Ok(address)
 }
 
 /// Finds out who this node is; on a fresh directory that is decided here, and written down before anything else.
 async fn identify(
     environment: &Environment,
     config: &Config,
+    known: Option<Identity>,
     address: &NodeAddress,
     host: &dyn Host,
 ) -> Result<Who, Error> {
     let write = |identity| identity::write(environment, identity);
-    let known = identity::read(environment).await.map_err(disk("reading the identity"))?;
     let entry = match known {
         Some(Identity::Founding { cluster }) => return Ok(Who { cluster, node: NodeId(1), is_founding: true }),
         Some(Identity::Member { cluster, node }) => {
@@ -160,10 +175,12 @@ async fn assemble(
     config: &Arc<Config>,
     host: Arc<dyn Host>,
     listener: Box<dyn Listener>,
+    machine: Machine,
     who: &Who,
+    address: NodeAddress,
 ) -> Result<Arc<Node>, Error> {
     let log = crate::log::Log::open(environment, config.log.clone()).await?;
-    let machine = Arc::new(Machine::open(environment).await.map_err(disk("reading the metadata"))?);
+    let machine = Arc::new(machine);
     let metadata = log.group(GroupId::METADATA);
     if machine.durable().position.is_some() && metadata.state().last.is_none() {
         return Err(Error::LogLost);
@@ -177,19 +194,19 @@ async fn assemble(
     let transport = Transport::start(environment, identity, listener, door.clone(), door.clone(), Limits::default());
     let context =
         GroupContext { environment: environment.clone(), config: config.clone(), node: who.node, log, transport };
-    let node = Arc::new(Node::new(who.cluster, context, machine, host));
+    let node = Arc::new(Node::new(who.cluster, address, context, machine, host));
     door.open(&node);
     Ok(node)
 }
 
 /// Opens the metadata group and waits until this node knows its cluster.
-async fn open_metadata(node: &Arc<Node>, who: &Who, address: &NodeAddress) -> Result<(), Error> {
+async fn open_metadata(node: &Arc<Node>, who: &Who) -> Result<(), Error> {
     let replica = hosting::open(node, GroupId::METADATA, node.machine.clone()).await?;
     node.spawn("metadata", persist(node.clone(), replica.clone()));
     if who.is_founding {
         let initialized = replica.inner.group.initialize().await;
         initialized.map_err(|source| Error::Open { group: GroupId::METADATA, source })?;
-        found(node, address.clone()).await?;
+        found(node).await?;
     }
     node.host().starting("no member of the cluster has told it what the cluster is yet");
     let mut states = node.machine.watch();
@@ -206,14 +223,14 @@ async fn open_metadata(node: &Arc<Node>, who: &Who, address: &NodeAddress) -> Re
 }
 
 /// Proposes the cluster itself.
-async fn found(node: &Arc<Node>, address: NodeAddress) -> Result<(), Error> {
+async fn found(node: &Arc<Node>) -> Result<(), Error> {
     let config = node.config();
     let command = Command::Create {
         cluster: node.cluster,
         settings: config.settings.clone(),
         partitions: config.partitions,
         replication_factor: config.replication_factor,
-        node: address,
+        node: node.address.clone(),
     };
     match decide(node, &command).await {
         Outcome::Done => Ok(()),
@@ -229,7 +246,10 @@ async fn decide(node: &Arc<Node>, command: &Command) -> Outcome {
         match appended.map(|appended| machine::decode_outcome(&appended.answer)) {
             Ok(Ok(outcome)) => return outcome,
             Ok(Err(error)) => tracing::warn!(%error, "the metadata group's answer is not understood"),
-            Err(error) => tracing::warn!(%error, "the metadata group does not decide; asking again"),
+            Err(error) => {
+                node.host().starting(&format!("the metadata group does not decide: {error}"));
+                tracing::warn!(%error, "the metadata group does not decide; asking again");
+            }
         }
         sleep(PATIENCE / 10).await;
     }
@@ -250,10 +270,10 @@ async fn persist(node: Arc<Node>, replica: Replica) {
 }
 
 /// Tells the cluster where this node is, if it has moved.
-async fn announce(node: Arc<Node>, address: NodeAddress) {
+async fn announce(node: Arc<Node>) {
     let known = node.state().nodes.get(&node.id()).map(|known| known.address.clone());
-    if known.as_ref() != Some(&address) {
-        let outcome = decide(&node, &Command::UpdateNode { id: node.id(), node: address }).await;
+    if known.as_ref() != Some(&node.address) {
+        let outcome = decide(&node, &Command::UpdateNode { id: node.id(), node: node.address.clone() }).await;
         tracing::info!(?outcome, "told the cluster where this node is now");
     }
 }

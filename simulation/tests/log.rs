@@ -10,7 +10,7 @@ use cluster::Offset;
 use cluster::environment::{BlockingRunner, Disk, Environment, Tasks};
 use cluster::log::{Error, GroupLog, Log, LogConfig, Pin, Record, Space};
 use futures::future::BoxFuture;
-use simulation::environment::{Operation, SimulatedDisk, Tear};
+use simulation::environment::{DiskFault, Operation, SimulatedDisk, Tear};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -145,7 +145,7 @@ async fn a_failed_sync_is_not_tried_again_and_stops_the_node() {
     let (environment, log) = open(&disk).await.unwrap();
     let group = log.group(GroupId(1));
     append(&group, 1, 10).await.unwrap();
-    disk.fail_syncs(1);
+    disk.fail(DiskFault::Syncs(1));
     let outcome = append(&group, 1, 10).await;
     assert!(outcome.is_err());
     assert!(environment.tasks.failed().await.contains("could not be written"));

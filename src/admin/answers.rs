@@ -150,7 +150,7 @@ pub struct PartitionAnswer {
 }
 
 /// What a node's replicas hold.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DigestAnswer {
     /// The node that answers.
     #[schema(example = 1)]
@@ -159,8 +159,9 @@ pub struct DigestAnswer {
     pub partitions: Vec<Digest>,
 }
 
-/// What a replica holds, in one number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+/// What a replica holds, in one number, and what became of every event of the log up to there:
+/// `events` = `counted` + `duplicate` + `quarantined`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Digest {
     /// The partition.
     pub partition: u16,
@@ -169,6 +170,18 @@ pub struct Digest {
     /// Equal on replicas with equal rollups; hexadecimal.
     #[schema(example = "5d41402abc4b2a76b9719d911017c592")]
     pub digest: String,
+    /// Events in the log up to and including `consumed_offset`.
+    #[schema(example = 100_000)]
+    pub events: u64,
+    /// Those that are in rollups.
+    #[schema(example = 99_990)]
+    pub counted: u64,
+    /// Those that count no more, because they had been sent before.
+    #[schema(example = 10)]
+    pub duplicate: u64,
+    /// Those that could not be folded and were set aside.
+    #[schema(example = 0)]
+    pub quarantined: u64,
 }
 
 /// What could not be folded.

@@ -281,7 +281,15 @@ mod tests {
 
         async fn digests(&self) -> Result<Vec<Digest>, String> {
             match self.unready {
-                None => Ok(vec![Digest { partition: 0, consumed_offset: Some(7), digest: "beef".to_owned() }]),
+                None => Ok(vec![Digest {
+                    partition: 0,
+                    consumed_offset: Some(7),
+                    digest: "beef".to_owned(),
+                    events: 6,
+                    counted: 3,
+                    duplicate: 2,
+                    quarantined: 1,
+                }]),
                 Some(reason) => Err(reason.to_owned()),
             }
         }
@@ -376,7 +384,10 @@ mod tests {
 
     #[tokio::test]
     async fn replicas_show_their_digests_and_say_when_they_cannot() {
-        let expected = json!({"node_id": 1, "partitions": [{"partition": 0, "consumed_offset": 7, "digest": "beef"}]});
+        let expected = json!({"node_id": 1, "partitions": [{
+            "partition": 0, "consumed_offset": 7, "digest": "beef",
+            "events": 6, "counted": 3, "duplicate": 2, "quarantined": 1,
+        }]});
         assert_eq!(ask(&router(None), "/v1/digest").await.json(), expected);
         let seen = ask(&router(Some("a secret path")), "/v1/digest").await;
         assert_eq!(seen.refusal(), (500, "internal".to_owned()));

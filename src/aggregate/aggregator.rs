@@ -193,6 +193,7 @@ impl State {
             return Ok(());
         }
         self.arguments.progress.folding(offset);
+        tracing::trace!(offset = offset.0, hash = crc32c::crc32c(&payload), "folding");
         let Some(acceptance) = self.arguments.partition.acceptance(offset) else {
             self.arguments.progress.not_folding();
             return Err("a checkpoint of another aggregator was applied".into());

@@ -27,9 +27,9 @@ impl Connection {
         &self.servers
     }
 
-    /// A client of those servers.
+    /// A client of those servers, which says on stderr when it has to wait for an answer.
     pub fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(&self.servers)?)
+        Ok(Client::new(&self.servers)?.telling(|line| eprintln!("{line}")))
     }
 }
 

@@ -66,8 +66,13 @@ impl From<client::Error> for Failure {
                 (400, _) => Failure::new(Exit::Usage, refusal.detail.clone()),
                 _ => Failure::new(Exit::Failed, error.to_string()),
             },
-            client::Error::Unavailable { .. } => {
-                Failure::new(Exit::Unavailable, format!("{error}\nIs a node running? Name others with --server URL."))
+            client::Error::Unavailable { was_reached, .. } => {
+                let hint = if *was_reached {
+                    "A node was reached: `hourmark status` shows whether a majority is there."
+                } else {
+                    "Is a node running? Name others with --server URL."
+                };
+                Failure::new(Exit::Unavailable, format!("{error}\n{hint}"))
             }
             client::Error::Foreign { .. } => Failure::new(
                 Exit::Failed,

@@ -17,6 +17,7 @@ mod signals;
 mod simulate;
 mod start;
 mod status;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use failure::{Failure, Outcome};
@@ -50,6 +51,7 @@ enum Command {
     Send(send::Arguments),
     Query(query::Arguments),
     Status(status::Arguments),
+    Verify(verify::Arguments),
     Drain(nodes::DrainArguments),
     Remove(nodes::RemoveArguments),
     Bench(Box<bench::Arguments>),
@@ -67,6 +69,7 @@ pub fn run() -> ExitCode {
         Command::Query(arguments) => block_on(query::run(&arguments)),
         Command::Bench(arguments) => block_on(bench::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
+        Command::Verify(arguments) => block_on(verify::run(&arguments)),
         Command::Drain(arguments) => block_on(nodes::drain(&arguments)),
         Command::Remove(arguments) => block_on(nodes::remove(&arguments)),
         #[cfg(feature = "simulation")]

@@ -65,6 +65,36 @@ async fn a_silent_server_is_left_when_patience_is_over() {
 }
 
 #[tokio::test]
+async fn a_wait_is_told_once_after_a_second_with_its_cause_and_its_end() {
+    static TOLD: std::sync::Mutex<Vec<(String, Instant)>> = std::sync::Mutex::new(Vec::new());
+    let server = nobody();
+    let client = Client::new(std::slice::from_ref(&server)).unwrap();
+    let client = client.telling(|line| TOLD.lock().unwrap().push((line.to_owned(), Instant::now())));
+    let begin = Instant::now();
+    client.ask::<u64>("/x", Duration::from_millis(500)).await.unwrap_err();
+    assert!(TOLD.lock().unwrap().is_empty(), "a short wait is not worth a line");
+    let error = client.ask::<u64>("/x", Duration::from_secs(4)).await.unwrap_err();
+    assert!(matches!(error, Error::Unavailable { was_reached: false, .. }), "{error}");
+    let told = TOLD.lock().unwrap();
+    let [(line, at)] = told.as_slice() else { panic!("{told:?}") };
+    assert!(line.contains(&server) && line.to_lowercase().contains("refused"), "{line}");
+    assert!(line.ends_with("; trying for 3 s more") || line.ends_with("; trying for 2.9 s more"), "{line}");
+    assert!(*at - begin < Duration::from_secs(3), "{:?}", *at - begin);
+}
+
+#[tokio::test]
+async fn a_node_that_answers_at_the_end_of_the_patience_is_heard() {
+    let refuse = get(async || {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        problem_after(503, "unavailable", 1)
+    });
+    let client = Client::new(&[serve(Router::new().route("/x", refuse)).await]).unwrap();
+    let error = client.ask::<u64>("/x", Duration::from_millis(550)).await.unwrap_err();
+    let Error::Unavailable { last, was_reached: true, .. } = error else { panic!("{error}") };
+    assert!(last.contains("503 unavailable: because"), "{last}");
+}
+
+#[tokio::test]
 async fn a_refusal_is_typed_and_not_repeated() {
     let asked = Arc::new(AtomicUsize::new(0));
     let counter = asked.clone();

@@ -86,7 +86,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "node_name",
         what: "What status, logs and the dashboard call this node.",
         why: "the port tells the nodes of one machine apart",
-        empty_default: "`node-` and the port of `http_addr`",
+        empty_default: "the name it had before; at first `node-` and the port of `http_addr`",
         is_basic: true,
         kind: Kind::Text(|config| &mut config.node_name),
     },

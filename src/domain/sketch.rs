@@ -7,7 +7,7 @@
 
 use super::{Quantile, ResponseTime};
 use sketches_ddsketch::{Config, DDSketch};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Relative accuracy of a cluster that does not say otherwise: 1 %.
 pub const RELATIVE_ACCURACY_DEFAULT: f64 = 0.01;
@@ -61,7 +61,7 @@ impl SketchConfig {
             return None;
         }
         let config = Config::new(relative_accuracy, BINS_MAX, ZERO_BELOW_MS);
-        Some(SketchConfig { relative_accuracy, config, table: Arc::new(KeyTable::new(&config)) })
+        Some(SketchConfig { relative_accuracy, config, table: KeyTable::of(relative_accuracy, &config) })
     }
 
     /// Its relative accuracy.
@@ -89,7 +89,23 @@ impl PartialEq for SketchConfig {
     }
 }
 
+/// The table that was made last, and the accuracy that it is of: making one takes milliseconds, and a process needs one over
+/// and over.
+static LAST_TABLE: Mutex<Option<(f64, Arc<KeyTable>)>> = Mutex::new(None);
+
 impl KeyTable {
+    fn of(relative_accuracy: f64, config: &Config) -> Arc<KeyTable> {
+        let mut last = LAST_TABLE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        match &*last {
+            Some((known, table)) if *known == relative_accuracy => table.clone(),
+            _ => {
+                let table = Arc::new(KeyTable::new(config));
+                *last = Some((relative_accuracy, table.clone()));
+                table
+            }
+        }
+    }
+
     fn new(config: &Config) -> KeyTable {
         // A cell spans at most 2^-bits of its value; a bin spans gamma - 1.
         let bits = (-(config.gamma - 1.0).log2()).ceil() as u32 + 1;

@@ -55,8 +55,12 @@ impl Hour {
         EventTime((u64::from(self.0) + 1) * MS_PER_HOUR)
     }
 
-    /// Reads `2026-11-22T20`.
+    /// Reads `2026-11-22T20`, an hour that events may lie in.
     pub fn parse(text: &str) -> Option<Hour> {
+        Hour::parse_any(text).filter(|hour| hour.start() < EventTime::end())
+    }
+
+    fn parse_any(text: &str) -> Option<Hour> {
         let (date, hour) = text.split_once('T')?;
         let days = parse_date(date)?;
         let hour: u64 = digits(hour, 2)?;
@@ -65,7 +69,7 @@ impl Hour {
 
     /// Reads a border of a range: RFC 3339, `YYYY-MM-DD` or `YYYY-MM-DDThh`; for a time inside an hour, that time.
     pub fn parse_border(text: &str) -> Option<EventTime> {
-        if let Some(hour) = Hour::parse(text) {
+        if let Some(hour) = Hour::parse_any(text) {
             return Some(hour.start());
         }
         if let Some(days) = parse_date(text) {
@@ -100,11 +104,11 @@ impl fmt::Display for EventTime {
     }
 }
 
-/// Days since the epoch of `YYYY-MM-DD`, a real date from 1970 to 2261.
+/// Days since the epoch of `YYYY-MM-DD`, a real date from 1970 on.
 fn parse_date(text: &str) -> Option<u64> {
     let mut parts = text.splitn(3, '-');
     let (year, month, day) = (digits(parts.next()?, 4)?, digits(parts.next()?, 2)?, digits(parts.next()?, 2)?);
-    let is_in_range = (1970..2262).contains(&year) && (1..=12).contains(&month);
+    let is_in_range = year >= 1970 && (1..=12).contains(&month);
     let (year, month) = (i64::try_from(year).ok()?, u32::try_from(month).ok()?);
     let day = u32::try_from(day).ok()?;
     (is_in_range && (1..=days_in_month(year, month)).contains(&day))
@@ -190,6 +194,9 @@ mod tests {
         assert_eq!(day.to_string(), "2024-02-29T00:00:00.000Z");
         assert_eq!(Hour::parse_border("2024-02-29T00"), Some(day));
         assert_eq!(Hour::parse_border("2024-02-29T01:00:00+01:00"), Some(day));
+        for last in ["2262-01-01", "2262-01-01T00", "2262-01-01T00:00:00Z"] {
+            assert_eq!(Hour::parse_border(last), Some(EventTime::end()));
+        }
         assert_eq!(Hour::parse_border("yesterday"), None);
     }
 

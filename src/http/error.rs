@@ -4,6 +4,7 @@
 //! is the stable word for programs, `detail` the sentence for people. `type` is `about:blank`: the code names the problem,
 //! so `title` is the status's own phrase, as the RFC asks of that type.
 
+use axum::extract::rejection::QueryRejection;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,18 @@ impl Problem {
         let mut problem = Problem::new(StatusCode::BAD_REQUEST, "bad_parameter", format!("parameter {name}: {why}"));
         problem.parameter = Some(name.into());
         problem
+    }
+
+    /// `400` `bad_parameter`: the query string cannot be read. The parameter at fault is named as the refusal names it: in
+    /// backticks (an unknown one, one given twice).
+    pub fn unreadable_query(refusal: &QueryRejection) -> Problem {
+        let text = refusal.body_text();
+        match text.split('`').nth(1) {
+            Some(name) if text.contains("unknown field") => Problem::bad_parameter(name, "is not known here"),
+            Some(name) if text.contains("duplicate field") => Problem::bad_parameter(name, "is given more than once"),
+            Some(name) => Problem::bad_parameter(name, text.clone()),
+            None => Problem::bad_parameter("query", "the query string is not well formed"),
+        }
     }
 
     /// `503` `unavailable`: no leader, no majority or no answer in time. Always safe to ask again after `retry_after`.

@@ -61,12 +61,19 @@ const ERRORS_LISTED_DEFAULT: usize = 100;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct EventsParameters {
-    #[serde(default = "errors_listed_default")]
-    errors_max: usize,
+    errors_max: Option<String>,
 }
 
-fn errors_listed_default() -> usize {
-    ERRORS_LISTED_DEFAULT
+impl EventsParameters {
+    /// Refused lines to list.
+    fn errors_max(&self) -> Result<usize, Problem> {
+        let Some(text) = &self.errors_max else { return Ok(ERRORS_LISTED_DEFAULT) };
+        let number = text.parse().ok().filter(|number| *number <= REJECTIONS_LISTED_MAX);
+        number.ok_or_else(|| {
+            let why = format!("{text:?} is not a whole number from 0 to {REJECTIONS_LISTED_MAX}");
+            Problem::bad_parameter("errors_max", why)
+        })
+    }
 }
 
 /// What became of a request.
@@ -162,7 +169,7 @@ const ALL_REJECTED: &str = "all_lines_rejected";
     responses(
         (status = 200, description = "All good lines are durable", body = ReceiptAnswer),
         (status = 400, description = "No good line at all, a bad header, or a damaged body", body = BadRequest, content_type = "application/problem+json"),
-        (status = 409, description = "`sequence_reused` or `sequence_expired`: not counted", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "`sequence_reused` or `sequence_expired`: this attempt did not count", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "Too large: send it in parts", body = Problem, content_type = "application/problem+json"),
         (status = 415, description = "Another media type or encoding", body = Problem, content_type = "application/problem+json"),
         (status = 429, description = "As much under way as the node may hold: come back", body = Problem, content_type = "application/problem+json"),
@@ -192,11 +199,8 @@ async fn take(
     headers: &HeaderMap,
     body: Body,
 ) -> Result<Receipt, Problem> {
-    let Query(EventsParameters { errors_max }) =
-        parameters.map_err(|rejection| Problem::bad_parameter("query string", rejection.body_text()))?;
-    if errors_max > REJECTIONS_LISTED_MAX {
-        return Err(Problem::bad_parameter("errors_max", format!("is more than {REJECTIONS_LISTED_MAX}")));
-    }
+    let Query(parameters) = parameters.map_err(|refusal| Problem::unreadable_query(&refusal))?;
+    let errors_max = parameters.errors_max()?;
     let (kind, encoding) = (kind(headers)?, encoding(headers)?);
     let producer = producer(headers)?;
     let mut permit = intake.admit().map_err(overloaded)?;
@@ -308,7 +312,10 @@ fn refusal(error: Error) -> Problem {
             Problem::new(StatusCode::BAD_REQUEST, "invalid_encoding", detail)
         }
         Error::SequenceReused => conflict("sequence_reused", "give each body a sequence of its own"),
-        Error::SequenceExpired => conflict("sequence_expired", "it may have been counted; a new one counts anew"),
+        Error::SequenceExpired => conflict(
+            "sequence_expired",
+            "this attempt did not count, an earlier one may have; a new sequence counts anew",
+        ),
         Error::TooManyProducers => {
             let detail = format!("{error}: some of the events may count; {RETRY_IS_SAFE}");
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_producers", detail).retry_after(RETRY_AFTER_PRODUCERS)

@@ -28,14 +28,11 @@ pub struct Rejections {
     pub count: u64,
     /// Number and reason of the first [`REJECTIONS_LISTED_MAX`].
     pub listed: Vec<(u64, Reason)>,
-    /// Whether other limits of event time could have spared one.
-    pub depend_on_time: bool,
 }
 
 impl Rejections {
     fn add(&mut self, line: u64, reason: Reason) {
         self.count += 1;
-        self.depend_on_time |= matches!(reason, Reason::TimestampInFuture | Reason::TimestampOutOfRange);
         if self.listed.len() < REJECTIONS_LISTED_MAX {
             self.listed.push((line, reason));
         }

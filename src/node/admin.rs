@@ -61,11 +61,15 @@ impl Source for NodeSource {
     async fn digests(&self) -> Result<Vec<Digest>, String> {
         let partitions = self.store.partitions().into_iter();
         let digests = partitions.map(|partition| {
-            let digest = partition.digest();
+            let (digest, events, tally) = partition.account();
             Digest {
                 partition: partition.id().0,
                 consumed_offset: digest.consumed.map(|offset| offset.0),
                 digest: format!("{:016x}{:016x}{:016x}", digest.rollups, digest.identities, digest.counters),
+                events,
+                counted: tally.counted,
+                duplicate: tally.duplicate,
+                quarantined: tally.quarantined,
             }
         });
         Ok(digests.collect())

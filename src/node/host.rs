@@ -39,6 +39,8 @@ impl ProductHost {
 
     /// The node's store, opened with the cluster's settings.
     pub async fn store(&self, settings: &ClusterSettings) -> io::Result<Store> {
+        #[cfg(feature = "planted-bugs")]
+        let settings = &super::planted::sketches(*settings);
         let open = || {
             Store::open(
                 &self.environment,
@@ -62,7 +64,10 @@ impl ProductHost {
 impl Host for ProductHost {
     async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<Arc<dyn StateMachine>> {
         let store = self.store(&ClusterSettings::decode(&settings)?).await?;
-        Ok(Arc::new(store.partition(partition).await?))
+        let machine: Arc<dyn StateMachine> = Arc::new(store.partition(partition).await?);
+        #[cfg(feature = "planted-bugs")]
+        let machine = super::planted::machine(machine, self.environment.clock.now_ms());
+        Ok(machine)
     }
 
     fn starting(&self, what: &str) {

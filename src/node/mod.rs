@@ -18,7 +18,7 @@ use crate::http::{self, Door, Limits};
 use crate::ingest::{self, Intake};
 use crate::metrics::Metrics;
 use crate::query::{self, Leader, Query};
-use crate::rollup::{Engine, Policy, Store};
+use crate::rollup::{self, Engine, Policy, Store};
 use admin::NodeSource;
 use append::ClusterAppend;
 use cluster::environment::Environment;
@@ -63,6 +63,8 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     ready: impl FnOnce(&Ready),
 ) -> Result<(), Error> {
+    #[cfg(feature = "planted-bugs")]
+    let environment = planted::environment(environment);
     tokio::pin!(shutdown);
     let started = tokio::select! {
         started = Node::start(&config, &environment, engine) => started?,
@@ -138,8 +140,7 @@ impl Node {
         let admin = crate::admin::room(Arc::new(source), metrics);
         let rooms = [ingest::room(intake), query::room(query), admin];
         server.switch(http::assemble(rooms));
-        let ready =
-            Ready { node_name: config.node_name.clone(), http_address, cluster_address: cluster.cluster_address() };
+        let ready = Ready { node_name: cluster.node_name(), http_address, cluster_address: cluster.cluster_address() };
         Ok(Node { ready, cluster, aggregation, store, server })
     }
 
@@ -164,12 +165,17 @@ async fn start_aggregation(
     settings: ClusterSettings,
     metrics: &Metrics,
 ) -> Result<Aggregation, Error> {
+    #[cfg(feature = "planted-bugs")]
+    let settings = planted::sketches(settings);
     let lateness = Duration::from_millis(settings.lateness_ms);
     let bounds = aggregate::Settings::new(settings.sketch(), lateness, config.checkpoint_interval);
     let (found, stored) = (cluster.clone(), store.clone());
     let find: aggregate::FindPartition = Arc::new(move |id| {
         let (replica, state) = (found.replica(id)?, stored.find(id)?);
-        Some(Arc::new(LedPartition { replica, state }) as Arc<dyn aggregate::Partition>)
+        let partition: Arc<dyn aggregate::Partition> = Arc::new(LedPartition { replica, state });
+        #[cfg(feature = "planted-bugs")]
+        let partition = planted::partition(partition);
+        Some(partition)
     });
     let led = cluster.leaderships();
     Aggregation::start(environment.clone(), bounds, metrics.aggregate.clone(), find, led)
@@ -178,8 +184,10 @@ async fn start_aggregation(
 }
 
 fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
+    let is_named = !config.node_name.is_empty();
     cluster::Config {
-        node_name: config.node_name.clone(),
+        node_name: if is_named { config.node_name.clone() } else { config.first_name() },
+        keeps_name: !is_named,
         http_address: http_address.to_owned(),
         cluster_address: config.cluster_addr.clone(),
         join: config.join.clone(),
@@ -195,6 +203,7 @@ fn cluster_config(config: &Config, http_address: &str) -> cluster::Config {
             bytes_max: config.log_bytes_max as u64,
             ..LogConfig::default()
         },
+        store_directory: Some(rollup::DIRECTORY.into()),
         ..cluster::Config::default()
     }
 }
@@ -206,11 +215,7 @@ fn append(cluster: &Cluster, _: &Environment) -> Arc<dyn ingest::Append> {
 
 #[cfg(feature = "planted-bugs")]
 fn append(cluster: &Cluster, environment: &Environment) -> Arc<dyn ingest::Append> {
-    let append = Arc::new(ClusterAppend(cluster.clone()));
-    if !planted::is_asked_for() {
-        return append;
-    }
-    Arc::new(planted::AckBeforeCommit { append, tasks: environment.tasks.clone() })
+    planted::append(ClusterAppend(cluster.clone()), environment.tasks.clone())
 }
 
 fn ingest_settings(config: &Config) -> ingest::Settings {
@@ -238,6 +243,10 @@ fn start_error(config: &Config, error: &cluster::Error) -> Error {
             Error::Failed(format!("the data directory {} {why}", config.data_dir))
         }
         cluster::Error::Listen { .. } => Error::Failed(format!("{text}; choose another --cluster-addr")),
+        cluster::Error::IdentityMissing { .. } | cluster::Error::Mixed { .. } => {
+            Error::Configuration(format!("data_dir {}: {text}", config.data_dir))
+        }
+        cluster::Error::IdentityDamaged(_) => Error::Failed(format!("data_dir {}: {text}", config.data_dir)),
         cluster::Error::Config(_) | cluster::Error::OtherCluster { .. } | cluster::Error::Refused(_) => {
             Error::Configuration(text)
         }

@@ -50,7 +50,7 @@ impl LeaderReads for OpenReads {
         deadline: Instant,
     ) -> Result<OpenWindows, ReadError> {
         let replica = self.cluster.replica(partition).ok_or(ReadError::NoReplica)?;
-        let barrier = replica.read_barrier(deadline).await.map_err(|error| match error {
+        let barrier = barrier(&replica, deadline).await.map_err(|error| match error {
             cluster::ReadError::NotLeader => ReadError::NotLeader,
             error => ReadError::Unavailable(error.to_string()),
         })?;
@@ -59,7 +59,8 @@ impl LeaderReads for OpenReads {
             OpenSelection::Apps(apps) => aggregate::Selection::Apps {
                 prefix: apps.prefix.clone(),
                 cursor: apps.after.clone(),
-                limit: apps.apps_max,
+                // One more than is wanted tells whether there are more.
+                limit: apps.apps_max.saturating_add(1),
             },
         };
         let windows = self.aggregation.open_windows(partition, Some(barrier), selected, deadline).await;
@@ -71,10 +72,19 @@ impl LeaderReads for OpenReads {
         Ok(OpenWindows {
             watermark_ms: windows.watermark_ms,
             is_known: windows.generations.iter().any(|generation| generation.knows_app),
-            has_more: windows.generations.iter().any(|generation| generation.apps.len() >= apps_max),
+            has_more: windows.generations.iter().any(|generation| generation.apps.len() > apps_max),
             generations: windows.generations.into_iter().map(generation).collect(),
         })
     }
+}
+
+/// The offset that an answer must include.
+async fn barrier(replica: &cluster::Replica, deadline: Instant) -> Result<Offset, cluster::ReadError> {
+    #[cfg(feature = "planted-bugs")]
+    if super::planted::has("no-read-barrier") {
+        return replica.applied().borrow().ok_or(cluster::ReadError::NotLeader);
+    }
+    replica.read_barrier(deadline).await
 }
 
 fn generation(generation: aggregate::Generation) -> Generation {

@@ -154,7 +154,7 @@ async fn hour(
     let asked = Asked::begin(&query, &headers);
     let answer = async {
         let Path(path) = path.map_err(|error| unreadable_path(&error))?;
-        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let QueryString(parameters) = parameters.map_err(|error| Problem::unreadable_query(&error))?;
         let (app, hour) = (app(path.app_id, parameters.app_id)?, request::parse_hour(&path.hour)?);
         let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
         let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
@@ -191,7 +191,7 @@ async fn hours(
 ) -> Response {
     let asked = Asked::begin(&query, &headers);
     let answer = async {
-        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let QueryString(parameters) = parameters.map_err(|error| Problem::unreadable_query(&error))?;
         let app = app(app_path(path)?, parameters.app_id)?;
         let mut range = request::parse_range(parameters.from.as_deref(), parameters.to.as_deref())?;
         if let Some(cursor) = &parameters.cursor {
@@ -235,7 +235,7 @@ async fn summary(
 ) -> Response {
     let asked = Asked::begin(&query, &headers);
     let answer = async {
-        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let QueryString(parameters) = parameters.map_err(|error| Problem::unreadable_query(&error))?;
         let app = app(app_path(path)?, parameters.app_id)?;
         let range = request::parse_range(parameters.from.as_deref(), parameters.to.as_deref())?;
         let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
@@ -266,7 +266,7 @@ async fn summary(
 async fn apps(State(query): State<Query>, parameters: Parameters<AppsParameters>, headers: HeaderMap) -> Response {
     let asked = Asked::begin(&query, &headers);
     let answer = async {
-        let QueryString(parameters) = parameters.map_err(|error| unreadable_query(&error))?;
+        let QueryString(parameters) = parameters.map_err(|error| Problem::unreadable_query(&error))?;
         let apps_max = request::parse_limit(parameters.limit.as_deref(), request::APPS_DEFAULT, request::APPS_MAX)?;
         let after = parameters.cursor.as_deref().map(request::parse_app_cursor).transpose()?;
         let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
@@ -348,13 +348,6 @@ fn consistency(query: &Query, consistency: Option<&str>, after: Option<&str>) ->
 
 fn unreadable_path(rejection: &PathRejection) -> Problem {
     Problem::bad_parameter("app_id", format!("the path is not percent-encoded UTF-8: {}", rejection.body_text()))
-}
-
-/// Names the parameter: serde puts it in backticks.
-fn unreadable_query(rejection: &QueryRejection) -> Problem {
-    let text = rejection.body_text();
-    let name = text.split('`').nth(1).unwrap_or("query");
-    Problem::bad_parameter(name, &text)
 }
 
 fn refusal(error: &Error, app: &AppId) -> Problem {

@@ -154,7 +154,7 @@ pub struct Generation {
     pub base: Option<Offset>,
     /// Of [`OpenSelection::Hours`]: deltas by hour, oldest first.
     pub deltas: Vec<(Hour, Rollup)>,
-    /// Of [`OpenSelection::Apps`]: apps in the order of their names, at most `apps_max` of this generation.
+    /// Of [`OpenSelection::Apps`]: apps in the order of their names, at most one more than `apps_max` of this generation.
     pub apps: Vec<AppHours>,
 }
 

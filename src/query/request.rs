@@ -155,7 +155,7 @@ pub fn parse_range(from: Option<&str>, to: Option<&str>) -> Result<Range<Hour>, 
     if end < start {
         return Err(Problem::bad_parameter("to", "lies before from"));
     }
-    Ok(Hour::between(start, end.min(EventTime::end())))
+    Ok(Hour::between(start.min(EventTime::end()), end.min(EventTime::end())))
 }
 
 fn parse_border(name: &'static str, text: Option<&str>) -> Result<Option<EventTime>, Problem> {
@@ -251,6 +251,7 @@ mod tests {
         assert_eq!(part, hour("2026-11-22T20")..hour("2026-11-22T23"));
         assert_eq!(parse_range(None, None).unwrap(), Hour(0)..EventTime::end().hour());
         assert!(parse_range(Some("2026-11-22"), Some("2026-11-22")).unwrap().is_empty());
+        assert!(parse_range(Some("2262-01-01"), None).unwrap().is_empty());
     }
 
     #[test]

@@ -160,6 +160,12 @@ impl Shared {
         inner.push(own);
         let consumed = inner.position.reached();
         drop(inner);
+        tracing::trace!(
+            partition = self.id.0,
+            offset = position.offset.0,
+            through = checkpoint.through,
+            "checkpoint applied"
+        );
         self.consumed.send_replace(consumed);
         Ok(CheckpointAnswer::Applied.encode())
     }

@@ -8,8 +8,8 @@
 //! What is forgotten, and when:
 //! - of each producer the newest [`SEQUENCES_MIN`] sequences are remembered; one below them is expired, never counted;
 //! - when the table is full, producers that were silent for [`IDLE_HOURS`] hours of the log's clock (the largest stamp of
-//!   any entry) are forgotten, longest silence first; if there are none, a new producer is refused, and one that is known
-//!   forgets its own lowest sequence, down to [`SEQUENCES_MIN_FULL`];
+//!   any entry) are forgotten, longest silence first; if there are none, a new producer is refused. One that is known goes on
+//!   until the table is full twice, then it is refused too: whoever was accepted stays remembered;
 //! - of each edge the newest [`EDGE_SPAN`] numbers are remembered, which is more than it may have unanswered; an edge that
 //!   was silent for [`EDGE_IDLE_HOURS`] hours is forgotten when there are more than the table holds.
 //!
@@ -22,8 +22,6 @@ use crate::format::{Error, EventsEntry, PARTS_MAX};
 
 /// Sequences that are remembered of each producer.
 pub const SEQUENCES_MIN: u64 = 4096;
-/// Sequences that are remembered of a producer when the table is full.
-pub const SEQUENCES_MIN_FULL: u64 = 64;
 /// What the table of producers holds, in sequences: about 100 MB in memory.
 pub const REMEMBERED_MAX: u64 = 1 << 21;
 /// What a producer costs beside its sequences, in sequences.
@@ -42,8 +40,6 @@ pub const EDGE_IDLE_HOURS: u32 = 2;
 pub struct Limits {
     /// See [`SEQUENCES_MIN`].
     pub sequences_min: u64,
-    /// See [`SEQUENCES_MIN_FULL`].
-    pub sequences_min_full: u64,
     /// See [`REMEMBERED_MAX`].
     pub remembered_max: u64,
     /// See [`EDGE_SPAN`].
@@ -56,7 +52,6 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             sequences_min: SEQUENCES_MIN,
-            sequences_min_full: SEQUENCES_MIN_FULL,
             remembered_max: REMEMBERED_MAX,
             edge_span: EDGE_SPAN,
             edges_max: EDGES_MAX,
@@ -293,19 +288,21 @@ impl Identities {
         }
     }
 
-    /// Accepts a new sequence of a producer that is known, at the cost of its lowest one where needed.
+    /// Accepts a new sequence of a producer that is known, at the cost of its lowest one where its window is full. One that
+    /// would itself be the lowest of a full window is refused: it would be forgotten at once, and its retry count again.
     fn accept_known(&mut self, offset: u64, identity: &Identity) -> Verdict {
         let producer = identity.producer.as_str().as_bytes();
-        let count = self.producers.window(producer).map_or(0, |window| window.count());
-        let forgets =
-            count >= self.limits.sequences_min || (!self.has_room() && count >= self.limits.sequences_min_full);
-        if !forgets && self.weight() >= 2 * self.limits.remembered_max {
+        let window = self.producers.window(producer);
+        let full = window.filter(|window| window.count() >= self.limits.sequences_min);
+        let lowest = full.and_then(|window| window.lowest());
+        if lowest.is_some_and(|lowest| identity.sequence.0 < lowest) {
+            return Verdict::Expired;
+        }
+        if lowest.is_none() && !self.has_room() && self.weight() >= 2 * self.limits.remembered_max {
             return Verdict::TableFull;
         }
         self.remember(offset, identity);
-        if forgets {
-            let lowest = self.producers.window(producer).and_then(|window| window.lowest());
-            let lowest = lowest.expect("one was just remembered");
+        if let Some(lowest) = lowest {
             self.producers.raise_floor(producer, lowest.saturating_add(1), offset);
         }
         Verdict::Accepted

@@ -9,7 +9,7 @@ use Verdict::{Accepted, Expired, Reused, TableFull};
 const HOUR_MS: u64 = MS_PER_HOUR;
 
 fn limits() -> Limits {
-    Limits { sequences_min: 4, sequences_min_full: 2, remembered_max: 60, edge_span: 4, edges_max: 2 }
+    Limits { sequences_min: 4, remembered_max: 60, edge_span: 4, edges_max: 2 }
 }
 
 /// A log of entries of one part each, from edges that never repeat themselves.
@@ -73,14 +73,17 @@ fn a_sequence_below_what_is_remembered_is_expired_never_accepted() {
 }
 
 #[test]
-fn a_sequence_that_comes_as_the_lowest_of_a_full_window_counts_once() {
+fn a_sequence_that_comes_as_the_lowest_of_a_full_window_is_expired() {
     let mut log = Log::new();
     for sequence in [10, 11, 12, 13] {
         log.send("p", sequence, 0);
     }
-    assert_eq!(log.send("p", 9, 0), Accepted);
+    assert_eq!(log.send("p", 9, 0), Expired, "it would be forgotten at once, and a retry of it would not be known");
     assert_eq!(log.send("p", 9, 0), Expired);
     assert_eq!(log.send("p", 10, 0), repeat(1), "the newest four stay");
+    assert_eq!(log.send("p", 14, 0), Accepted);
+    assert_eq!(log.send("p", 10, 0), Expired);
+    assert_eq!(log.send("p", 11, 0), repeat(2));
 }
 
 #[test]
@@ -105,19 +108,17 @@ fn a_full_table_refuses_new_producers_until_others_were_silent_for_a_day() {
 }
 
 #[test]
-fn a_known_producer_of_a_full_table_goes_on_at_its_own_cost() {
-    let mut log = Log::new();
-    for producer in ["a", "b", "c"] {
-        for sequence in 0..4 {
-            log.send(producer, sequence, 0);
-        }
+fn a_known_producer_of_a_full_table_goes_on_and_is_refused_before_anything_is_forgotten() {
+    let limits = Limits { sequences_min: 1000, edges_max: 1000, ..limits() };
+    let mut log = Log { identities: Identities::new(limits), ..Log::new() };
+    let verdicts: Vec<_> = (0..200).map(|sequence| log.send("a", sequence, 0)).collect();
+    let accepted = verdicts.iter().take_while(|verdict| **verdict == Accepted).count();
+    assert!((60..120).contains(&accepted), "beyond a full table, not for ever: {accepted}");
+    assert!(verdicts[accepted..].iter().all(|verdict| *verdict == TableFull));
+    assert_eq!(log.send("b", 0, 0), TableFull);
+    for (sequence, offset) in (0..accepted as u64).zip(1..) {
+        assert_eq!(log.send("a", sequence, 0), repeat(offset), "what was accepted stays remembered");
     }
-    let before = log.identities.weight();
-    assert!(before >= 60);
-    assert_eq!(log.send("a", 4, 0), Accepted);
-    assert_eq!(log.send("a", 4, 0), repeat(13));
-    assert_eq!(log.identities.weight(), before);
-    assert_eq!(log.send("a", 0, 0), Expired);
 }
 
 #[test]

@@ -237,7 +237,8 @@ impl Shared {
         inner.durable_bytes = inner.applied_bytes;
         let (consumed, durable) = (inner.position.reached(), inner.durable.position);
         drop(inner);
-        tracing::info!(partition = %self.id, offset = ?consumed.through, "snapshot installed");
+        let offset = durable.map(|position| position.offset.0);
+        tracing::info!(partition = self.id.0, offset, "snapshot installed");
         self.consumed.send_replace(consumed);
         self.durable.send_replace(durable);
     }

@@ -76,6 +76,8 @@ impl JournalRows {
             move_aside(&*disk, directory, now_ms, "unopenable")?;
             file = create(&*disk, directory)?;
         }
+        // What an earlier process could not sync may be left in memory, and would be gone after the next power cut.
+        file.reread()?;
         let journal = Journal::load(file)?;
         journal.file.sync()?;
         disk.sync_directory(directory)?;

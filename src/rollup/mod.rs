@@ -47,6 +47,6 @@ pub use identities::{EDGE_SPAN, IDLE_HOURS, SEQUENCES_MIN};
 pub use position::{Consumed, Digest};
 pub use reader::{AppHours, AppsPage, AsOf, HoursPage, Reader};
 pub use state::{Figures, PartitionState};
-pub use store::{Engine, Store};
+pub use store::{DIRECTORY, Engine, Store};
 pub use tail::Acceptance;
 pub use write_out::{Behind, Policy};

@@ -53,6 +53,9 @@ impl SledRows {
     /// Fails, leaving the directory alone, where the fault is not in its content: no permission, a full disk, too many
     /// open files, another process that holds it.
     pub fn open(directory: &Path, now_ms: u64) -> io::Result<SledRows> {
+        if directory.exists() {
+            reread_tree(directory)?;
+        }
         let mut was_moved_aside = false;
         let db = match open_unlocked(directory) {
             Ok(db) => db,
@@ -275,6 +278,19 @@ fn sync_tree(directory: &Path) -> io::Result<()> {
         }
     }
     sync_path(directory)
+}
+
+/// Has every file read from the disk again: what an earlier process could not sync may be left in memory, and would be gone
+/// after the next power cut.
+fn reread_tree(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        match entry.file_type()?.is_dir() {
+            true => reread_tree(&entry.path())?,
+            false => cluster::environment::File::reread(&fs::File::open(entry.path())?)?,
+        }
+    }
+    Ok(())
 }
 
 fn sync_path(path: &Path) -> io::Result<()> {

@@ -23,7 +23,7 @@ use super::rows::RowStore;
 use super::snapshot::Overlay;
 use super::tail::{Acceptance, Kind, Tail};
 use crate::domain::SketchConfig;
-use crate::format::Checkpoint;
+use crate::format::{Checkpoint, Tally};
 use cluster::environment::Environment;
 use cluster::{Durable, LogPosition, Offset, PartitionId};
 use std::path::PathBuf;
@@ -226,6 +226,12 @@ impl PartitionState {
     /// The fingerprint of the state: equal on all replicas at an equal `consumed`.
     pub fn digest(&self) -> Digest {
         self.shared.lock().position.digest()
+    }
+
+    /// The fingerprint, how many events the log holds up to it, and what became of them.
+    pub fn account(&self) -> (Digest, u64, Tally) {
+        let inner = self.shared.lock();
+        (inner.position.digest(), inner.position.events, inner.position.tally)
     }
 
     /// Figures for status and metrics.

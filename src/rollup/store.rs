@@ -21,8 +21,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// The store's directory, and the marker of damage beside it, in the node's data directory.
-const DIRECTORY: &str = "rollups";
+/// The store's directory, in the node's data directory.
+pub const DIRECTORY: &str = "rollups";
+/// The marker of damage beside it.
 const DAMAGE_MARKER: &str = "rollups.damaged";
 
 /// How often it is looked whether a write-out is due.

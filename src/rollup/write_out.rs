@@ -258,7 +258,9 @@ impl Shared {
         let position = inner.durable.position;
         drop(inner);
         tracing::debug!(
-            partition = %self.id, offset = ?position.map(|position| position.offset), rows = captured.taken.rows.len(),
+            partition = self.id.0,
+            offset = position.map(|position| position.offset.0),
+            rows = captured.taken.rows.len(),
             "rollups written out"
         );
         self.durable.send_if_modified(|durable| std::mem::replace(durable, position) != position);

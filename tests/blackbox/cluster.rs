@@ -91,6 +91,15 @@ fn without_a_majority_writes_are_refused_in_time_and_local_reads_go_on() {
     assert_eq!(cluster.nodes[0].get(&hour("a")).unwrap().status, 503);
     let local = cluster.nodes[0].get(&format!("{}?consistency=local", hour("a"))).unwrap();
     assert_eq!((local.status, &local.body["count"]), (200, &1.into()));
+    let told = |arguments: &[&str]| {
+        let output = hourmark(&[arguments, &["--server", &cluster.nodes[0].http]].concat());
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, message) = told(&["status"]);
+    assert!(code == Some(4) && message.contains("no leader with a majority"), "{code:?}: {message}");
+    let (code, message) = told(&["query", "a", "--timeout", "5s"]);
+    assert!(code == Some(4) && message.contains("503 unavailable"), "{code:?}: {message}");
+    assert!(!message.contains("Is a node running?"), "{message}");
     cluster.nodes[1].start();
     cluster.nodes[0].post_surely("p", 2, &everyone());
 }

@@ -49,6 +49,41 @@ fn a_directory_of_another_cluster_is_refused() {
 }
 
 #[test]
+fn a_directory_that_lost_its_identity_is_refused_and_says_the_way_on() {
+    let mut cluster = single(&[]);
+    cluster.nodes[0].signal("TERM");
+    let data = cluster.directory.path().join("n1");
+    let identity = data.join("identity");
+    std::fs::write(&identity, "HMID").unwrap();
+    let start = |more: &[&str]| {
+        let (data, http, cluster) = (data.display().to_string(), free_address(), free_address());
+        let arguments = ["start", "--data-dir", &data, "--http-addr", &http, "--cluster-addr", &cluster];
+        outcome(&hourmark(&[&arguments, more].concat()))
+    };
+    let (code, message) = start(&[]);
+    assert!(code == Some(1) && message.contains("restore the file") && message.contains("--join"), "{message}");
+    std::fs::remove_file(identity).unwrap();
+    for join in [&[][..], &["--join", "127.0.0.1:9"]] {
+        let (code, message) = start(join);
+        assert_eq!(code, Some(2), "{message}");
+        assert!(message.contains("no file `identity`") && message.contains("empty directory"), "{message}");
+        assert!(message.contains(&data.display().to_string()), "{message}");
+    }
+}
+
+#[test]
+fn a_restart_keeps_the_name_and_says_what_has_changed() {
+    let mut cluster = single(&[]);
+    cluster.nodes[0].signal("TERM");
+    let mut moved = crate::support::Node::moved(&cluster.directory.path().join("n1"));
+    moved.start();
+    let log = moved.told();
+    let ready = log.lines().find(|line| line.starts_with("ready ")).unwrap();
+    assert_eq!(ready, format!("ready node=n1 http={} cluster={}", moved.http, moved.cluster));
+    assert!(log.contains("other addresses when it last ran"), "{log}");
+}
+
+#[test]
 fn exit_codes_tell_what_happened() {
     let cluster = single(&[]);
     let server = format!("http://{}", cluster.nodes[0].http);
@@ -68,5 +103,7 @@ fn exit_codes_tell_what_happened() {
     assert_eq!(run(&["status"]), Some(0));
     assert_eq!(run(&["query"]), Some(2));
     let nobody = format!("http://{}", free_address());
-    assert_eq!(hourmark(&["status", "--server", &nobody]).status.code(), Some(4));
+    let (code, message) = outcome(&hourmark(&["status", "--timeout", "3s", "--server", &nobody]));
+    assert_eq!(code, Some(4), "{message}");
+    assert!(message.starts_with("no answer yet from"), "{message}");
 }

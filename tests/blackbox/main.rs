@@ -3,6 +3,7 @@
 
 mod cluster;
 mod command_line;
+mod dev;
 mod openapi;
 mod operation;
 mod single_node;

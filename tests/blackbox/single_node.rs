@@ -161,6 +161,9 @@ fn questions_are_answered_or_refused_to_the_letter() {
     let apps = node.get("/v1/apps?prefix=a").unwrap().body;
     assert_eq!(apps["apps"].as_array().unwrap().len(), 1);
     assert_eq!(apps["apps"][0]["last_hour"], "2026-03-01T12:00:00Z");
+    let next = |path: &str| node.get(path).unwrap().body["next"].clone();
+    assert_eq!(next("/v1/apps?prefix=a&limit=1"), serde_json::Value::Null, "there is no other one, open hours or not");
+    assert!(next("/v1/apps?limit=1").is_string());
     let refusal = |path: &str| {
         let answer = node.get(path).unwrap();
         let (status, code) = answer.refusal();

@@ -116,6 +116,21 @@ impl Node {
         }
     }
 
+    /// The node of this data directory, at other addresses and without a name.
+    pub fn moved(data: &Path) -> Node {
+        let name = data.file_name().expect("a directory of a node").to_string_lossy().into_owned();
+        let directory = data.parent().expect("a directory of nodes");
+        let mut node = Node::new(directory, &name, None, &[]);
+        node.arguments.retain(|argument| *argument != "--node-name" && *argument != name);
+        node.log = directory.join("moved.log");
+        node
+    }
+
+    /// What it has said.
+    pub fn told(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap()
+    }
+
     /// The same node, started by a command that ends in running its own arguments.
     pub fn wrapped(mut self, wrapper: &[&str]) -> Node {
         self.wrapper = wrapper.iter().map(|&word| word.to_owned()).collect();
@@ -225,8 +240,13 @@ pub fn four(extra: &[&str]) -> Nodes {
     cluster
 }
 
+/// Waits until no other cluster of several nodes runs.
+pub fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
 fn start(count: usize, extra: &[&str]) -> Nodes {
-    let turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let turn = turn();
     let directory = tempfile::tempdir().unwrap();
     let mut nodes: Vec<Node> = Vec::new();
     for number in 1..=count {

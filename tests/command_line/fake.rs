@@ -48,7 +48,10 @@ impl Fake {
             .route(
                 "/v1/digest",
                 get(async || {
-                    let partitions = json!([{"partition": 0, "consumed_offset": 40, "digest": "abc"}]);
+                    let partitions = json!([{
+                        "partition": 0, "consumed_offset": 40, "digest": "abc",
+                        "events": 9, "counted": 6, "duplicate": 2, "quarantined": 1,
+                    }]);
                     axum::Json(json!({"node_id": 1, "partitions": partitions}))
                 }),
             )

@@ -76,6 +76,7 @@ async fn help_texts_are_the_golden_ones() {
         ("send", &["send", "--help"]),
         ("query", &["query", "--help"]),
         ("status", &["status", "--help"]),
+        ("verify", &["verify", "--help"]),
         ("bench", &["bench", "--help"]),
         ("bench-query", &["bench", "query", "--help"]),
         ("drain", &["drain", "--help"]),
@@ -295,7 +296,7 @@ async fn query_says_what_is_not_there_and_exits_with_3() {
 }
 
 #[tokio::test]
-async fn status_and_digests_read_every_node() {
+async fn status_and_verify_read_every_node() {
     let fake = Fake::start().await;
     let ran = hourmark(&["status", "--server", &fake.address, "-o", "json"], b"").await;
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -303,8 +304,8 @@ async fn status_and_digests_read_every_node() {
     assert_eq!(status["nodes"][0]["disk_used_bytes"], 4711);
     assert_eq!(status["partitions"][0]["behind"], 2);
 
-    let digests = ["status", "--digests", "--server", &fake.address, "-o", "csv"];
-    let ran = hourmark(&digests, b"").await;
-    assert_eq!((ran.code, ran.stdout.as_str()), (0, "partition,node,consumed_offset,digest\n0,1,40,abc\n"));
-    assert_eq!(ran.stderr, "all replicas are identical\n");
+    let ran = hourmark(&["verify", "--server", &fake.address, "-o", "csv"], b"").await;
+    let table = "partition,node,consumed_offset,events,counted,duplicate,quarantined,digest\n0,1,40,9,6,2,1,abc\n";
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, table));
+    assert_eq!(ran.stderr, "all replicas are identical, and every event is accounted for\n");
 }

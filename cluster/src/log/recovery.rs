@@ -93,6 +93,9 @@ fn settle(
         None => current.sync(),
     };
     cleaned.map_err(failed("sync log segment", &current.path))?;
+    if !replay.dirty.is_empty() {
+        tracing::info!(path = %current.path.display(), "the log ended in a torn write, which was never acknowledged: it is cut");
+    }
     Ok(Recovered {
         groups: replay.groups,
         segments: segments.into_iter().map(|segment| (segment.generation, Arc::new(segment))).collect(),

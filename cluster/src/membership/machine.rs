@@ -17,19 +17,26 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-const KIND: Kind = Kind { path: "metadata", magic: *b"HMMD", version: 1 };
+/// The file, in the data directory.
+pub const PATH: &str = "metadata";
+
+const KIND: Kind = Kind { path: PATH, magic: *b"HMMD", version: 1 };
 
 /// The content of the file and of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Stored {
+pub struct Stored {
     position: LogPosition,
     membership: Bytes,
-    state: State,
+    /// The state at that position.
+    pub state: State,
+    /// The node that wrote it.
+    pub node: NodeId,
 }
 
 /// The machine. Shared by the group that feeds it and by everyone who wants to know.
 pub struct Machine {
     environment: Environment,
+    node: NodeId,
     held: Mutex<Held>,
     state: watch::Sender<Arc<State>>,
     changed: Notify,
@@ -51,20 +58,25 @@ pub fn decode_outcome(answer: &[u8]) -> io::Result<Outcome> {
     raft::decode(answer)
 }
 
+/// Reads the file; `None` if nothing was written yet.
+pub async fn read(environment: &Environment) -> io::Result<Option<Stored>> {
+    file::read(environment, KIND).await
+}
+
 impl Machine {
-    /// Opens the machine at what its file holds.
-    pub async fn open(environment: &Environment) -> io::Result<Machine> {
-        let stored: Option<Stored> = file::read(environment, KIND).await?;
+    /// The machine of this node at what its file holds.
+    pub fn new(environment: &Environment, node: NodeId, stored: Option<Stored>) -> Machine {
         let (durable, state) = match stored {
             Some(stored) => (durable_of(&stored), stored.state),
             None => (Durable::default(), State::default()),
         };
-        Ok(Machine {
+        Machine {
             environment: environment.clone(),
+            node,
             held: Mutex::new(Held { applied: durable.clone(), durable }),
             state: watch::channel(Arc::new(state)).0,
             changed: Notify::new(),
-        })
+        }
     }
 
     /// The state now.
@@ -100,7 +112,7 @@ impl Machine {
         let held = self.held();
         let state = State::clone(&self.state.borrow());
         let membership = held.applied.membership.clone().unwrap_or_default();
-        held.applied.position.map(|position| Stored { position, membership, state })
+        held.applied.position.map(|position| Stored { position, membership, state, node: self.node })
     }
 
     async fn persist(&self, stored: &Stored) -> io::Result<()> {
@@ -158,7 +170,8 @@ impl StateMachine for Machine {
         while let Some(chunk) = chunks.next().await? {
             bytes.extend_from_slice(&chunk);
         }
-        let stored: Stored = file::decode(KIND, &bytes)?;
+        let sent: Stored = file::decode(KIND, &bytes)?;
+        let stored = Stored { node: self.node, ..sent };
         self.persist(&stored).await?;
         self.held().applied = durable_of(&stored);
         self.state.send_replace(Arc::new(stored.state));
@@ -222,7 +235,7 @@ mod tests {
         // The slots would fill a page.
         state.slots.truncate(4);
         let position = LogPosition { term: Term(2), leader: NodeId(1), offset: Offset(300) };
-        let stored = Stored { position, membership: Bytes::from_static(b"members"), state };
+        let stored = Stored { position, membership: Bytes::from_static(b"members"), state, node: NodeId(2) };
         let bytes = file::encode(KIND, &stored);
         lines.push(format!("metadata {}\n", hex(&bytes)));
         assert_eq!(lines.concat(), include_str!("../../tests/golden/metadata.v1"));

@@ -3,7 +3,7 @@
 //!
 //! - [`command`]: what can be proposed; [`state`]: what follows from it, pure.
 //! - [`machine`]: the state on this node, in memory and in a small file.
-//! - [`identity`]: which node of which cluster this directory belongs to.
+//! - [`identity`]: which node of which cluster this directory belongs to; [`directory`]: whether all of it does.
 //! - [`join`]: how a node enters.
 //! - [`placement`]: which nodes should hold which partitions, and who should lead, pure.
 //! - [`reconcile`]: the next step of a group's members towards what is wanted, pure.
@@ -11,6 +11,7 @@
 //! - [`steward`]: the leader of the metadata group brings all this about.
 
 pub mod command;
+pub mod directory;
 pub mod file;
 pub mod identity;
 pub mod join;

@@ -34,13 +34,17 @@ impl Leaderships {
 
     /// Notes that the group is led here in that term, or not at all.
     pub fn publish(&self, group: GroupId, term: Option<Term>) {
-        let Some(partition) = group.partition() else {
-            self.metadata.send_if_modified(|known| std::mem::replace(known, term) != term);
-            return;
+        let is_news = match group.partition() {
+            None => self.metadata.send_if_modified(|known| std::mem::replace(known, term) != term),
+            Some(partition) => self.partitions.send_if_modified(|known| match term {
+                Some(term) => known.insert(partition, term) != Some(term),
+                None => known.remove(&partition).is_some(),
+            }),
         };
-        self.partitions.send_if_modified(|known| match term {
-            Some(term) => known.insert(partition, term) != Some(term),
-            None => known.remove(&partition).is_some(),
-        });
+        match term {
+            Some(term) if is_news => tracing::debug!(group = group.0, term = term.0, "leads"),
+            None if is_news => tracing::debug!(group = group.0, "leads no more"),
+            _ => {}
+        }
     }
 }

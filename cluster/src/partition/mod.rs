@@ -199,10 +199,11 @@ async fn purge(inner: Arc<Inner>) {
         while let Some(durable) = inner.machine.durable().position {
             let wanted = wanted(durable.offset, inner.context.config.log_entries_kept, *lock(&inner.unwanted));
             let may_purge = wanted.map(|wanted| inner.purgeable(wanted));
-            if let Some(upto) = may_purge.flatten().filter(|upto| inner.is_unpurged(*upto))
-                && let Err(error) = inner.group.purge(upto).await
-            {
-                tracing::debug!(group = %inner.group.id(), %error, "the log was not purged");
+            if let Some(upto) = may_purge.flatten().filter(|upto| inner.is_unpurged(*upto)) {
+                match inner.group.purge(upto).await {
+                    Ok(()) => tracing::debug!(group = inner.group.id().0, offset = upto.0, "log purged"),
+                    Err(error) => tracing::debug!(group = %inner.group.id(), %error, "the log was not purged"),
+                }
             }
             if wanted.is_none_or(|wanted| may_purge == Some(Some(wanted))) {
                 break;

@@ -330,6 +330,11 @@ fn other(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
+/// Whether the bug `leader-restore` was asked for, of a build that has bugs.
+fn plants_leader_restore() -> bool {
+    std::env::var("HOURMARK_PLANT").is_ok_and(|bug| bug == "leader-restore")
+}
+
 /// openraft's settings for a group.
 fn raft_config(config: &Config, group: GroupId) -> io::Result<Arc<openraft::Config>> {
     let millis = |duration: Duration| duration.as_millis() as u64;
@@ -340,7 +345,7 @@ fn raft_config(config: &Config, group: GroupId) -> io::Result<Arc<openraft::Conf
         election_timeout_max: millis(config.election_timeout_max),
         // With it on, a leader that lost unsynced entries in a power cut resumes its term and gives their positions to
         // other entries, while a follower has kept the first ones: replicas diverge (seen in 4 of 24 simulated runs).
-        enable_leader_restore: Some(false),
+        enable_leader_restore: Some(cfg!(feature = "planted-bugs") && plants_leader_restore()),
         enable_pre_vote: Some(true),
         // Snapshots are how far the state is durable; the state machine says when (`Group::purge`).
         snapshot_policy: SnapshotPolicy::Never,

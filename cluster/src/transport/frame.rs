@@ -97,6 +97,11 @@ pub(super) struct Frame {
 pub(super) enum FrameError {
     #[error("frame of version {0}, this node speaks version {VERSION}")]
     Version(u8),
+    #[error(
+        "HTTP is spoken there: this is the address for clients, the one for nodes is wanted (--cluster-addr, port 3601 by \
+         default)"
+    )]
+    Http,
     #[error("checksum of a frame's prelude is wrong")]
     PreludeChecksum,
     #[error("checksum of a frame's header and body is wrong")]
@@ -164,6 +169,9 @@ impl Prelude {
 
     /// Reads a prelude; what it announces is within `limits`.
     pub(super) fn decode(bytes: &[u8; PRELUDE_BYTES], limits: FrameLimits) -> Result<Prelude, FrameError> {
+        if bytes.starts_with(b"HTTP/") {
+            return Err(FrameError::Http);
+        }
         // The version comes first: another version may keep its checksum elsewhere.
         if bytes[0] != VERSION {
             return Err(FrameError::Version(bytes[0]));
@@ -347,5 +355,12 @@ mod tests {
         let mut bytes = bytes(Frame::new(FrameType::Response, GroupId::METADATA, 1, Payload::default()));
         bytes[0] = 9;
         assert_eq!(decode(&bytes), Err(FrameError::Version(9)));
+    }
+
+    #[test]
+    fn an_http_server_is_recognised() {
+        let error = decode(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").unwrap_err();
+        assert_eq!(error, FrameError::Http);
+        assert!(error.to_string().contains("--cluster-addr"), "{error}");
     }
 }

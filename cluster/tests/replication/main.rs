@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "the tests are outside of the simulated world")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail the test")]
 
+mod directory;
 mod leaving;
 mod space;
 mod support;
@@ -384,6 +385,7 @@ fn a_node_that_moved_is_found_at_its_new_address() {
     let moved = Place::new(&[&places[0]]);
     places[2].address = moved.address;
     nodes.push(places[2].start());
+    assert_eq!(nodes[2].cluster.cluster_address(), places[2].address, "at once, not when the cluster has decided");
     let id = nodes[2].cluster.node_id();
     eventually("the new address is known", || {
         let status = nodes[1].cluster.status();
@@ -392,6 +394,25 @@ fn a_node_that_moved_is_found_at_its_new_address() {
     });
     nodes[0].append(0, 1).unwrap();
     agree(&nodes.iter().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_node_keeps_its_name_unless_it_is_given_another() {
+    let mut place = Place::new(&[]);
+    let first = place.start();
+    let name = first.cluster.node_name();
+    first.shut_down();
+    place.configure = |config| (config.node_name, config.keeps_name) = ("another".to_owned(), true);
+    let kept = place.start();
+    assert_eq!(kept.cluster.node_name(), name);
+    kept.shut_down();
+    place.configure = |config| config.node_name = "another".to_owned();
+    let renamed = place.start();
+    assert_eq!(renamed.cluster.node_name(), "another");
+    eventually("the cluster knows the new name", || {
+        let known = renamed.cluster.status().nodes.remove(0).name;
+        if known == "another" { Ok(()) } else { Err(known) }
+    });
 }
 
 #[test]

@@ -13,7 +13,7 @@ use cluster::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -205,22 +205,35 @@ pub struct Place {
     pub configure: fn(&mut Config),
     /// Whether its disk has no room for another file.
     pub is_full: Arc<AtomicBool>,
+    /// How many changes of names the disk makes before it fails for ever.
+    pub changes_left: Arc<AtomicUsize>,
 }
 
-/// Files of the operating system on a disk that may be full.
+/// Files of the operating system on a disk that may be full, and may fail.
 struct Limited {
     disk: SystemDisk,
     is_full: Arc<AtomicBool>,
+    changes_left: Arc<AtomicUsize>,
+}
+
+impl Limited {
+    fn change(&self) -> io::Result<()> {
+        let spend = |left: usize| left.checked_sub(1);
+        let spent = self.changes_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+        spent.map(|_| ()).map_err(|_| io::Error::other("the disk has failed"))
+    }
 }
 
 impl Disk for Limited {
     fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.change()?;
         self.disk.create_directory(path)
     }
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
         self.disk.open(path)
     }
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        self.change()?;
         match self.is_full.load(Ordering::Relaxed) {
             true => Err(io::ErrorKind::StorageFull.into()),
             false => self.disk.create(path),
@@ -230,6 +243,7 @@ impl Disk for Limited {
         self.disk.list(directory)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.change()?;
         self.disk.rename(from, to)
     }
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -251,7 +265,14 @@ impl Place {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let join = join.iter().map(|place| place.address.clone()).collect();
         let directory = tempfile::tempdir().unwrap();
-        Place { directory, address: port.to_string(), join, configure: |_| {}, is_full: Arc::default() }
+        Place {
+            directory,
+            address: port.to_string(),
+            join,
+            configure: |_| {},
+            is_full: Arc::default(),
+            changes_left: Arc::new(AtomicUsize::new(usize::MAX)),
+        }
     }
 
     pub fn path(&self) -> &Path {
@@ -270,7 +291,11 @@ impl Place {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let environment = Environment {
             network: Arc::new(TcpNetwork),
-            disk: Arc::new(Limited { disk: SystemDisk::new(self.path()).unwrap(), is_full: self.is_full.clone() }),
+            disk: Arc::new(Limited {
+                disk: SystemDisk::new(self.path()).unwrap(),
+                is_full: self.is_full.clone(),
+                changes_left: self.changes_left.clone(),
+            }),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
             tasks: Tasks::new(Arc::new(ThreadPool)),
@@ -288,6 +313,7 @@ impl Place {
             join: self.join.clone(),
             settings: Bytes::from_static(b"settings"),
             report_interval: Duration::from_millis(100),
+            store_directory: Some("toys".into()),
             ..Config::default()
         };
         config.log.segment_bytes = 1 << 20;

@@ -7,6 +7,7 @@
 //! For crash-state enumeration, it records what is done to it ([`SimulatedDisk::record`]); a test replays any prefix of the
 //! trace into a new disk ([`SimulatedDisk::replay`]) and crashes copies of that ([`SimulatedDisk::fork`]) in every way.
 
+use super::disk_faults::{Cut, DiskFault, Wrongs};
 use super::volume::{FileId, Operation, Tear, Volume};
 use cluster::environment::{Disk, DiskUsage, File};
 use rand::SeedableRng;
@@ -30,7 +31,7 @@ struct Machine {
     process: u64,
     locked_by: Option<u64>,
     capacity_bytes: Option<u64>,
-    failing_syncs: usize,
+    wrongs: Wrongs,
     trace: Option<Vec<Operation>>,
 }
 
@@ -54,7 +55,7 @@ impl SimulatedDisk {
             process: 0,
             locked_by: None,
             capacity_bytes: None,
-            failing_syncs: 0,
+            wrongs: Wrongs::default(),
             trace: None,
         };
         SimulatedDisk { machine: Arc::new(Mutex::new(machine)), process: 0 }
@@ -135,9 +136,31 @@ impl SimulatedDisk {
         self.machine().capacity_bytes = bytes;
     }
 
-    /// The next so many syncs of files fail, and what they should have made durable never will be.
-    pub fn fail_syncs(&self, count: usize) {
-        self.machine().failing_syncs = count;
+    /// Makes the next operations of a kind fail.
+    pub fn fail(&self, fault: DiskFault) {
+        self.machine().wrongs.add(fault);
+    }
+
+    /// Whether an operation was made to fail since this was last asked.
+    pub fn take_failed(&self) -> bool {
+        self.machine().wrongs.take_failed()
+    }
+
+    /// Whatever was wrong is no longer.
+    pub fn mend(&self) {
+        let mut machine = self.machine();
+        machine.wrongs.clear();
+        machine.capacity_bytes = None;
+    }
+
+    /// Cuts the power within the next operation of a kind; `then` is called at that moment and cuts the rest of the machine off.
+    pub fn cut_power_at(&self, cut: Cut, then: Box<dyn FnOnce() + Send>) {
+        self.machine().wrongs.cut_at(cut, then);
+    }
+
+    /// Bytes of all files.
+    pub fn used_bytes(&self) -> u64 {
+        self.machine().volume.used_bytes()
     }
 
     /// Inverts a bit of a file. Panics if there is no such file.
@@ -156,6 +179,17 @@ impl SimulatedDisk {
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
         self.machine.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Cuts the power within an operation, if it is to be: the process is dead from here on.
+    fn cut_if_due(&self, machine: MutexGuard<'_, Machine>, operation: Cut) -> io::Result<()> {
+        let mut machine = machine;
+        let Some(then) = machine.wrongs.takes_cut(operation) else { return Ok(()) };
+        machine.process += 1;
+        machine.locked_by = None;
+        drop(machine);
+        then();
+        Err(io::Error::new(io::ErrorKind::BrokenPipe, "simulated: the power went"))
     }
 
     /// The machine, if this handle's process still lives.
@@ -181,12 +215,12 @@ impl Machine {
     }
 
     fn check_room(&self, file: FileId, length: u64) -> io::Result<()> {
+        let Some(capacity) = self.capacity_bytes else { return Ok(()) };
         let now = self.volume.bytes(file).map_or(0, |bytes| bytes.len() as u64);
-        let used = self.volume.used_bytes() + length.saturating_sub(now);
-        match self.capacity_bytes {
-            Some(capacity) if length > now && used > capacity => Err(io::ErrorKind::StorageFull.into()),
-            _ => Ok(()),
+        if length > now && self.volume.used_bytes() + length - now > capacity {
+            return Err(io::ErrorKind::StorageFull.into());
         }
+        Ok(())
     }
 }
 
@@ -228,7 +262,7 @@ impl Disk for SimulatedDisk {
         let mut machine = self.alive()?;
         let file = machine.volume.file(from).ok_or(io::ErrorKind::NotFound)?;
         machine.perform(Operation::Rename(from.to_owned(), to.to_owned(), file));
-        Ok(())
+        self.cut_if_due(machine, Cut::Rename)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
@@ -281,7 +315,8 @@ impl File for SimulatedFile {
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {
-        let machine = self.disk.alive()?;
+        let mut machine = self.disk.alive()?;
+        machine.wrongs.read()?;
         let bytes = machine.volume.bytes(self.file).unwrap_or_default();
         let start = usize::try_from(position).map_err(io::Error::other)?;
         let found = start.checked_add(buffer.len()).and_then(|end| bytes.get(start..end));
@@ -291,10 +326,16 @@ impl File for SimulatedFile {
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
         let mut machine = self.disk.alive()?;
-        let bytes: Arc<[u8]> = slices.iter().flat_map(|slice| slice.iter().copied()).collect();
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
         machine.check_room(self.file, position + bytes.len() as u64)?;
-        machine.perform(Operation::Write(self.file, position, bytes));
-        Ok(())
+        let failed = machine.wrongs.write();
+        if failed.is_err() {
+            bytes.truncate(bytes.len() / 2);
+        }
+        machine.perform(Operation::Write(self.file, position, bytes.into()));
+        failed?;
+        self.disk.cut_if_due(machine, Cut::Write)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
@@ -306,18 +347,21 @@ impl File for SimulatedFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut machine = self.disk.alive()?;
-        if machine.failing_syncs > 0 {
-            machine.failing_syncs -= 1;
+        if let Err(error) = machine.wrongs.sync() {
             machine.volume.lose_unsynced(self.file);
-            return Err(io::Error::other("simulated: the disk could not be synced"));
+            return Err(error);
+        }
+        if machine.wrongs.is_cut_at(Cut::Sync) {
+            return self.disk.cut_if_due(machine, Cut::Sync);
         }
         machine.perform(Operation::Sync(self.file));
         Ok(())
     }
 
     fn reread(&self) -> io::Result<()> {
-        // What a failed sync lost is lost for readers at once: nothing is left in memory.
-        self.sync()
+        self.sync()?;
+        self.disk.alive()?.volume.forget_lost(self.file);
+        Ok(())
     }
 }
 
@@ -422,7 +466,7 @@ mod tests {
     fn a_failed_sync_loses_the_writes_for_good() {
         let (disk, file) = disk();
         write(&*file, 0, &[2; 10]).unwrap();
-        disk.fail_syncs(1);
+        disk.fail(DiskFault::Syncs(1));
         assert!(file.sync().is_err());
         file.sync().unwrap();
         assert_eq!(contents(&disk.crash_with(Tear::Everything)), [("d/a".into(), vec![1; 2000])]);

@@ -2,28 +2,46 @@
 
 mod clock;
 mod disk;
+mod disk_faults;
 mod entropy;
 mod network;
 mod tasks;
 mod volume;
 
+pub use clock::SimulatedClock;
 pub use disk::SimulatedDisk;
+pub use disk_faults::{Cut, DiskFault};
+pub use network::SimulatedNetwork;
+pub use tasks::DiskPace;
 pub use volume::{FileId, Operation, SECTOR_BYTES, Tear};
 
-use clock::SimulatedClock;
 use cluster::environment::{Environment, Tasks};
 use entropy::SeededEntropy;
-use network::SimulatedNetwork;
 use std::sync::Arc;
 use tasks::SlowDisk;
 
-/// The doors of one node in one of its lives.
-pub fn environment(node: &str, disk: SimulatedDisk, seed: u64, clock_ahead_ms: i64) -> Environment {
-    Environment {
-        network: Arc::new(SimulatedNetwork::new(node)),
-        disk: Arc::new(disk),
-        clock: Arc::new(SimulatedClock { ahead_ms: clock_ahead_ms }),
-        entropy: Arc::new(SeededEntropy::new(seed)),
-        tasks: Tasks::new(Arc::new(SlowDisk::new(seed))),
+/// What a node's doors open onto, in all its lives.
+#[derive(Clone)]
+pub struct Hardware {
+    /// The network, as this machine sees it.
+    pub network: Arc<SimulatedNetwork>,
+    /// What it has stored.
+    pub disk: SimulatedDisk,
+    /// How fast.
+    pub pace: DiskPace,
+    /// Its wall clock.
+    pub clock: SimulatedClock,
+}
+
+impl Hardware {
+    /// The doors of one life; `seed` decides its random numbers and its disk's pauses.
+    pub fn environment(&self, seed: u64) -> Environment {
+        Environment {
+            network: self.network.clone(),
+            disk: Arc::new(self.disk.reopen()),
+            clock: Arc::new(self.clock.clone()),
+            entropy: Arc::new(SeededEntropy::new(seed)),
+            tasks: Tasks::new(Arc::new(SlowDisk::new(self.pace.clone(), seed))),
+        }
     }
 }

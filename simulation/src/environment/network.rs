@@ -9,51 +9,54 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use turmoil::net::{TcpListener, TcpStream};
 
-/// The network of one host. Addresses are `host:port` with the host's name in the simulated world.
+/// The network of one machine. Addresses are `host:port` with the machine's name.
 pub struct SimulatedNetwork {
-    host: String,
+    machine: String,
 }
 
 impl SimulatedNetwork {
-    /// The network as `host` sees it.
-    pub fn new(host: &str) -> SimulatedNetwork {
-        SimulatedNetwork { host: host.to_owned() }
+    /// The network as `machine` sees it.
+    pub fn new(machine: &str) -> SimulatedNetwork {
+        SimulatedNetwork { machine: machine.to_owned() }
     }
 }
 
 #[async_trait]
 impl Network for SimulatedNetwork {
     async fn listen(&self, address: &str) -> io::Result<Box<dyn Listener>> {
-        let port: u16 = address
-            .rsplit_once(':')
-            .and_then(|(_, port)| port.parse().ok())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no port in the address {address}")))?;
+        let (_, port) = parts(address)?;
         let listener = TcpListener::bind(("0.0.0.0", port)).await?;
-        Ok(Box::new(SimulatedListener { host: self.host.clone(), port, listener }))
+        Ok(Box::new(Listening { machine: self.machine.clone(), port, listener }))
     }
 
     async fn connect(&self, address: &str) -> io::Result<Box<dyn Stream>> {
-        let stream = TcpStream::connect(address).await?;
-        Ok(Box::new(TracedStream { place: format!("{}->{address}", self.host), stream }))
+        let stream = TcpStream::connect(parts(address)?).await?;
+        Ok(Box::new(TracedStream { place: format!("{}->{address}", self.machine), stream }))
     }
 }
 
-struct SimulatedListener {
-    host: String,
+fn parts(address: &str) -> io::Result<(&str, u16)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    parts.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("no port in the address {address}")))
+}
+
+struct Listening {
+    machine: String,
     port: u16,
     listener: TcpListener,
 }
 
 #[async_trait]
-impl Listener for SimulatedListener {
+impl Listener for Listening {
     async fn accept(&self) -> io::Result<(Box<dyn Stream>, String)> {
         let (stream, peer) = self.listener.accept().await?;
-        let place = format!("{}:{}->{peer}", self.host, self.port);
-        Ok((Box::new(TracedStream { place, stream }), peer.to_string()))
+        let peer = turmoil::reverse_lookup(peer.ip()).unwrap_or_else(|| peer.to_string());
+        let place = format!("{}->{peer}", self.machine);
+        Ok((Box::new(TracedStream { place, stream }), peer))
     }
 
     fn local_address(&self) -> io::Result<String> {
-        Ok(format!("{}:{}", self.host, self.port))
+        Ok(format!("{}:{}", self.machine, self.port))
     }
 }
 

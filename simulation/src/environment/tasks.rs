@@ -1,37 +1,82 @@
 //! Blocking work takes simulated time: it is done inline after a pause that the seed decides.
 
+use super::entropy::SeededEntropy;
 use cluster::environment::{BlockingRunner, Entropy};
 use futures::future::BoxFuture;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tokio::sync::watch;
 
-use super::entropy::SeededEntropy;
+/// How long a node's disk takes; clones are the same disk's. Mostly quick, now and then slow, as a busy disk is.
+#[derive(Debug, Clone, Default)]
+pub struct DiskPace(Arc<Pace>);
 
-/// Mostly quick, now and then slow: an fsync of a busy disk.
-pub struct SlowDisk(SeededEntropy);
-
-/// Pause of ordinary blocking work, in ms.
-const QUICK_MS: u64 = 2;
-
-/// Longest pause of slow blocking work, in ms: beyond it leaders lose elections.
-const SLOW_MS: u64 = 40;
+#[derive(Debug, Default)]
+struct Pace {
+    /// Longest pause of ordinary work, in ms.
+    quick_ms: AtomicU64,
+    /// Longest pause of one in sixteen, in ms: beyond a heartbeat, leaders lose elections.
+    slow_ms: AtomicU64,
+    /// What a fault adds to each, in ms.
+    extra_ms: AtomicU64,
+    is_held: watch::Sender<bool>,
+}
 
 /// One in so many is slow.
 const SLOW_ONE_IN: u64 = 16;
 
+impl DiskPace {
+    /// A disk whose work takes up to `quick_ms`, sometimes up to `slow_ms`; both at least 1.
+    pub fn new(quick_ms: u64, slow_ms: u64) -> DiskPace {
+        let pace = DiskPace::default();
+        pace.0.quick_ms.store(quick_ms.max(1), Ordering::Relaxed);
+        pace.0.slow_ms.store(slow_ms.max(1), Ordering::Relaxed);
+        pace
+    }
+
+    /// Makes everything take so much longer.
+    pub fn set_extra_ms(&self, extra_ms: u64) {
+        self.0.extra_ms.store(extra_ms, Ordering::Relaxed);
+    }
+
+    /// Makes everything wait, or go on.
+    pub fn hold(&self, is_held: bool) {
+        self.0.is_held.send_replace(is_held);
+    }
+
+    async fn until_released(&self) {
+        // The sender lives as long as the pace.
+        let _ = self.0.is_held.subscribe().wait_for(|is_held| !is_held).await;
+    }
+
+    fn pause(&self, draw: u64) -> Duration {
+        let longest = if draw.is_multiple_of(SLOW_ONE_IN) { &self.0.slow_ms } else { &self.0.quick_ms };
+        let drawn = (draw >> 8) % longest.load(Ordering::Relaxed).max(1);
+        Duration::from_millis(1 + drawn + self.0.extra_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// Runs blocking work at a disk's pace.
+pub struct SlowDisk {
+    pace: DiskPace,
+    entropy: SeededEntropy,
+}
+
 impl SlowDisk {
-    /// The pauses of `seed`.
-    pub fn new(seed: u64) -> SlowDisk {
-        SlowDisk(SeededEntropy::new(seed ^ 0x0005_10FD_15C0))
+    /// The pauses that `seed` draws.
+    pub fn new(pace: DiskPace, seed: u64) -> SlowDisk {
+        SlowDisk { pace, entropy: SeededEntropy::new(seed ^ 0x0005_10FD_15C0) }
     }
 }
 
 impl BlockingRunner for SlowDisk {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-        let draw = self.0.next_u64();
-        let longest = if draw.is_multiple_of(SLOW_ONE_IN) { SLOW_MS } else { QUICK_MS };
-        let pause = Duration::from_millis(1 + (draw >> 8) % longest);
+        let pause = self.pace.pause(self.entropy.next_u64());
+        let pace = self.pace.clone();
         Box::pin(async move {
             tokio::time::sleep(pause).await;
+            pace.until_released().await;
             work();
         })
     }

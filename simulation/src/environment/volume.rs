@@ -164,6 +164,12 @@ impl Volume {
         self.unsynced.retain(|operation| file_of(operation) != Some(file));
     }
 
+    /// What was lost by a failed sync is no longer seen either. Everything else of the file must be synced.
+    pub fn forget_lost(&mut self, file: FileId) {
+        let content = self.files.entry(file).or_default();
+        content.seen.clone_from(&content.durable);
+    }
+
     /// Inverts a bit of a file, on the disk and in memory.
     pub fn flip(&mut self, file: FileId, bit: u64) {
         let content = self.files.entry(file).or_default();

@@ -6,7 +6,7 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::signals::Signals;
 use cluster::environment::{Tasks, ThreadPool};
 use futures::future::join_all;
-use hourmark::client::Client;
+use hourmark::client::{Client, Error};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,6 +16,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often the cluster is asked whether it is whole.
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How long a node that may have been brought back may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How often the wait for a whole cluster is explained.
 const EXPLAIN_INTERVAL: Duration = Duration::from_secs(10);
@@ -54,6 +57,16 @@ impl Fleet {
     /// How many nodes have not been buried.
     pub fn running(&self) -> usize {
         self.children.len()
+    }
+
+    /// How many of the planned nodes are there: our own, and those that somebody brought back. A node that waits for its
+    /// cluster is there too.
+    pub async fn present(&self, plans: &[Plan]) -> usize {
+        let is_there = plans.iter().map(|plan| async move {
+            let is_ours = self.children.iter().any(|child| child.plan.name == plan.name && child.is_running());
+            is_ours || answers(plan).await
+        });
+        join_all(is_there).await.into_iter().filter(|is_there| *is_there).count()
     }
 
     /// The processes' ids, in the order of their plans.
@@ -160,7 +173,20 @@ impl Fleet {
     }
 }
 
+/// Whether anybody answers where this node would serve.
+async fn answers(plan: &Plan) -> bool {
+    let Ok(client) = Client::new(&[plan.url()]) else { return false };
+    match cluster_view::ask(&client, ANSWER_TIMEOUT).await {
+        Err(Error::Unavailable { was_reached, .. }) => was_reached,
+        _ => true,
+    }
+}
+
 async fn next_event(signals: &mut Signals, children: &[Child]) -> Event {
+    if children.is_empty() {
+        signals.next().await;
+        return Event::Signal;
+    }
     let deaths = children.iter().enumerate().map(|(index, child)| {
         Box::pin(async move {
             child.wait().await;

@@ -16,6 +16,10 @@ pub use fleet::{Event, Fleet};
 use super::failure::{Exit, Failure, Outcome};
 use super::output;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// How often it is looked whether nodes are left that are not this process's own.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Run a whole cluster on this machine, to try things out
 ///
@@ -52,17 +56,25 @@ pub struct Arguments {
 /// Runs the cluster until it is told to stop.
 pub async fn run(arguments: &Arguments) -> Outcome {
     let directory = Directory::open(arguments.data_dir.as_deref(), arguments.nodes)?;
-    let outcome = run_in(&directory, arguments).await;
-    directory.close();
+    let plans: Vec<_> = (1..=arguments.nodes).map(|number| plan(arguments, &directory, number)).collect();
+    let (outcome, left) = run_in(&directory, &plans).await;
+    if left == 0 {
+        directory.close();
+    } else {
+        eprintln!("{left} nodes that were brought back run on, with the data in {}", directory.path().display());
+    }
     outcome
 }
 
-async fn run_in(directory: &Directory, arguments: &Arguments) -> Outcome {
-    let plans: Vec<_> = (1..=arguments.nodes).map(|number| plan(arguments, directory, number)).collect();
-    let mut fleet = Fleet::new(&plans)?;
-    let outcome = live(&mut fleet, &plans, directory).await;
+/// Runs the cluster; says how many nodes are left that are not this process's to stop.
+async fn run_in(directory: &Directory, plans: &[Plan]) -> (Outcome, usize) {
+    let mut fleet = match Fleet::new(plans) {
+        Ok(fleet) => fleet,
+        Err(failure) => return (Err(failure), 0),
+    };
+    let outcome = live(&mut fleet, plans, directory).await;
     fleet.stop().await;
-    outcome
+    (outcome, fleet.present(plans).await)
 }
 
 fn plan(arguments: &Arguments, directory: &Directory, number: u16) -> Plan {
@@ -79,16 +91,24 @@ async fn live(fleet: &mut Fleet, plans: &[Plan], directory: &Directory) -> Outco
     }
     output::print(&banner::text(plans, directory))?;
     loop {
-        match fleet.event().await {
-            Event::Signal => return Ok(()),
-            Event::Death(dead) => {
-                let left = fleet.running() - 1;
-                let child = fleet.bury(dead);
-                eprintln!("{}", banner::death(&child.plan, &child.ended(), left, plans.len()));
-                if left == 0 {
-                    return Err(Failure::new(Exit::Failed, "no node is left"));
-                }
+        let event = tokio::select! {
+            event = fleet.event() => Some(event),
+            () = tokio::time::sleep(LOOK_INTERVAL), if fleet.running() == 0 => None,
+        };
+        let dead = match event {
+            Some(Event::Signal) => return Ok(()),
+            Some(Event::Death(dead)) => Some(fleet.bury(dead)),
+            None => None,
+        };
+        let left = fleet.present(plans).await;
+        if let Some(child) = dead {
+            eprintln!("{}", banner::death(&child.plan, &child.ended(), left, plans.len()));
+            if left > 0 && fleet.running() == 0 {
+                eprintln!("{left} nodes that were brought back run on their own; Ctrl-C ends this command, not them");
             }
+        }
+        if left == 0 {
+            return Err(Failure::new(Exit::Failed, "no node is left"));
         }
     }
 }

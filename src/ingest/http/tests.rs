@@ -131,8 +131,13 @@ async fn more_refused_lines_are_listed_where_that_is_asked_for() {
     };
     assert_eq!(listed("120").await.json()["errors"].as_array().unwrap().len(), 120);
     assert_eq!(listed("0").await.json()["errors"].as_array().unwrap().len(), 0);
-    assert_eq!(listed("16385").await.refusal(), (400, "bad_parameter".to_owned()));
-    assert_eq!(listed("many").await.refusal(), (400, "bad_parameter".to_owned()));
+    for (errors_max, name) in
+        [("16385", "errors_max"), ("many", "errors_max"), ("1&errors_max=2", "errors_max"), ("1&foo=1", "foo")]
+    {
+        let seen = listed(errors_max).await;
+        assert_eq!(seen.refusal(), (400, "bad_parameter".to_owned()), "{errors_max}");
+        assert_eq!(seen.json()["parameter"], name, "{errors_max}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

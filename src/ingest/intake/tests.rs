@@ -89,12 +89,25 @@ async fn every_event_counts_once_and_the_token_names_its_partitions() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nothing_is_sent_for_a_request_without_events() {
+async fn nothing_is_sent_for_a_request_without_events_and_identity() {
     let site = Site::new();
-    assert_eq!(site.send_as("", Some(("p", 1))).await.unwrap(), Receipt::default());
-    let receipt = site.send_as("x\ny\n", Some(("p", 2))).await.unwrap();
+    assert_eq!(site.send("").await.unwrap(), Receipt::default());
+    let receipt = site.send("x\ny\n").await.unwrap();
     assert_eq!((receipt.accepted, receipt.rejections.count, receipt.token), (0, 2, Token::default()));
     assert_eq!(site.log.appends(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sequence_is_taken_by_its_first_body_whatever_is_in_it() {
+    let good = line(&app_at(4), NOON_MS);
+    for (first, second) in [("", "x\n"), ("x\n", &good[..]), (&good[..], ""), (&good[..], "x\n")] {
+        let site = Site::new();
+        let once = site.send_as(first, Some(("p", 1))).await.unwrap();
+        let other = site.send_as(second, Some(("p", 1))).await;
+        assert!(matches!(other, Err(Error::SequenceReused)), "{first:?}, then {second:?}");
+        let again = site.send_as(first, Some(("p", 1))).await.unwrap();
+        assert_eq!((again.duplicate, again.rejections), (once.accepted, once.rejections));
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -241,7 +241,7 @@ proptest! {
     #[test]
     fn forgetting_depends_on_the_log_alone(steps in prop::collection::vec(step(40, 30), 1..90)) {
         let limits =
-            Limits { sequences_min: 4, sequences_min_full: 2, remembered_max: 44, edge_span: 3, edges_max: 2 };
+            Limits { sequences_min: 4, remembered_max: 44, edge_span: 3, edges_max: 2 };
         run(&limits, None, steps);
     }
 }

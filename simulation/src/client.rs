@@ -1,0 +1,179 @@
+//! A client inside the simulated world: one connection per request, a deadline on each.
+
+use crate::answer::{Hour, hour_text};
+use crate::trace;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::Request;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use turmoil::net::TcpStream;
+
+/// How long a client waits for an answer.
+const TIMEOUT: Duration = Duration::from_secs(12);
+
+/// How long a cluster may take to answer a question once all faults are over.
+const SETTLED_WITHIN: Duration = Duration::from_secs(60);
+
+/// Hours that one question asks for: all of a month and the days around it.
+const FROM_TO: &str = "from=2026-10-01&to=2026-12-31";
+
+/// A client.
+#[derive(Clone)]
+pub struct Client {
+    name: String,
+}
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// HTTP status.
+    pub status: u16,
+    /// Body, as JSON where it is JSON.
+    pub body: Value,
+}
+
+impl Client {
+    /// A client.
+    pub fn new(name: &str) -> Client {
+        Client { name: name.to_owned() }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sends a request to `host` and waits for the answer; an error says why there is none.
+    pub async fn send(
+        &self,
+        host: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Result<Answer, String> {
+        let exchange = self.exchange(host, method, path, headers, body);
+        let answer = match tokio::time::timeout(TIMEOUT, exchange).await {
+            Ok(answer) => answer,
+            Err(_) => Err("no answer in time".to_owned()),
+        };
+        let name = &self.name;
+        match &answer {
+            Ok(answer) => {
+                trace::line(format_args!(
+                    "{name}: {method} {host}{path} {} {}",
+                    answer.status,
+                    shortened(&answer.body)
+                ));
+            }
+            Err(error) => trace::line(format_args!("{name}: {method} {host}{path} failed: {error}")),
+        }
+        answer
+    }
+
+    /// [`Client::send`] of a GET.
+    pub async fn get(&self, host: &str, path: &str) -> Result<Answer, String> {
+        self.send(host, "GET", path, &[], String::new()).await
+    }
+
+    /// [`Client::send`] of events under an identity, or without one.
+    pub async fn post(&self, host: &str, identity: Option<(&str, u64)>, body: String) -> Result<Answer, String> {
+        let mut headers = vec![("content-type", "application/x-ndjson")];
+        let number = identity.map(|(_, sequence)| sequence.to_string());
+        if let (Some((producer, _)), Some(sequence)) = (identity, &number) {
+            headers.extend([("hourmark-producer", producer), ("hourmark-sequence", sequence.as_str())]);
+        }
+        self.send(host, "POST", "/v1/events", &headers, body).await
+    }
+
+    /// Writes bytes to `host` and hangs up.
+    pub async fn hang_up_after(&self, host: &str, bytes: &[u8]) {
+        let connected = tokio::time::timeout(TIMEOUT, TcpStream::connect((host, crate::HTTP_PORT)));
+        if let Ok(Ok(mut stream)) = connected.await {
+            // Whether the bytes get through is the network's affair.
+            let _ = stream.write_all(bytes).await;
+        }
+        trace::line(format_args!("{}: hung up on {host}", self.name));
+    }
+
+    /// One hour of an app; `Ok(None)` if there are no events, an error if there is no answer now.
+    pub async fn hour(&self, host: &str, app: &str, hour: u64, more: &str) -> Result<Option<Hour>, String> {
+        let path = format!("/v1/apps/{app}/hours/{}?q=0.5,0.9,0.99{more}", hour_text(hour));
+        let answer = self.get(host, &path).await?;
+        match answer.status {
+            200 => Hour::read(&answer.body).map(Some),
+            404 => Ok(None),
+            _ => Err(answer.body.to_string()),
+        }
+    }
+
+    /// All hours of an app, asked for until there is an answer: for when all faults are over.
+    pub async fn settled_hours(&self, host: &str, app: &str) -> Result<Vec<Hour>, String> {
+        let path = format!("/v1/apps/{app}/hours?{FROM_TO}&q=0,0.5,0.9,0.99,1&limit=1000");
+        let answer = self.settled(host, &path).await?;
+        answer["hours"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(Hour::read).collect()
+    }
+
+    /// The answer to a question, asked again until there is one.
+    pub async fn settled(&self, host: &str, path: &str) -> Result<Value, String> {
+        let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
+        loop {
+            let last = match self.get(host, path).await {
+                Ok(answer) if answer.status == 200 => return Ok(answer.body),
+                Ok(answer) => answer.body.to_string(),
+                Err(error) => error,
+            };
+            if tokio::time::Instant::now() > deadline {
+                return Err(format!("{host} does not answer {path}: {last}"));
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    async fn exchange(
+        &self,
+        host: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: String,
+    ) -> Result<Answer, String> {
+        let stream = TcpStream::connect((host, crate::HTTP_PORT)).await.map_err(|error| error.to_string())?;
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        let mut request = Request::builder().method(method).uri(path).header("host", host);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
+        // The connection is driven next to the request, so that dropping this future ends both.
+        let answered = async {
+            let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            let status = answer.status().as_u16();
+            let bytes = answer.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+            let body = serde_json::from_slice(&bytes)
+                .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+            Ok(Answer { status, body })
+        };
+        tokio::pin!(answered, connection);
+        tokio::select! {
+            biased;
+            answer = &mut answered => answer,
+            ended = &mut connection => match ended {
+                Ok(()) => answered.await,
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+}
+
+fn shortened(body: &Value) -> String {
+    let text = body.to_string();
+    match text.char_indices().nth(160) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

@@ -1,0 +1,151 @@
+//! A linearizable read holds every event acked before it was asked and none that was not sent when it was answered; a later
+//! read never holds less than an earlier one, and its revision is not smaller.
+//!
+//! Counted events only ever grow, so this is a full check of linearizability: each read is an interval between what was acked
+//! at its question and what was sent at its answer, and reads that follow each other are ordered by inclusion. Source: Herlihy
+//! and Wing, "Linearizability", TOPLAS 1990.
+
+use super::Violation;
+use crate::answer::{Hour, ms};
+use crate::oracle::{Account, Markers, Tally};
+
+const NAME: &str = "fresh-reads";
+
+/// What an answer must not fall below, taken when the question is asked.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Floor {
+    acked: Tally,
+    count: u64,
+    revision: u64,
+}
+
+impl Floor {
+    /// What is known of an hour now.
+    pub fn of(account: Option<&Account>) -> Floor {
+        account.map_or_else(Floor::default, |account| Floor {
+            acked: account.acked,
+            count: account.seen_count.max(account.acked.count),
+            revision: account.seen_revision,
+        })
+    }
+
+    /// Nothing may be missing: for runs in which entries are set aside.
+    pub fn none() -> Floor {
+        Floor::default()
+    }
+}
+
+/// Checks a linearizable answer (`None`: no such hour) and remembers what it has shown.
+pub fn fresh_shared(place: &str, answer: Option<&Hour>, floor: &Floor, account: &mut Account) -> Result<(), Violation> {
+    let Some(answer) = answer else {
+        if floor.count == 0 {
+            return Ok(());
+        }
+        return Err(Violation::new(NAME, format!("{place} has no events, {} were acked or seen before", floor.count)));
+    };
+    within_sent(place, answer, &account.sent)?;
+    let is_stale = answer.count < floor.count
+        || answer.sum_ms < ms(floor.acked.sum)
+        || answer.max_ms < ms(u128::from(floor.acked.max))
+        || (floor.acked.count > 0 && answer.min_ms > ms(u128::from(floor.acked.min)));
+    if is_stale {
+        return Err(Violation::new(NAME, format!("{place} is {answer:?}, known when it was asked was {floor:?}")));
+    }
+    if answer.revision < floor.revision {
+        let detail = format!("{place} has revision {} after {}", answer.revision, floor.revision);
+        return Err(Violation::new("monotone", detail));
+    }
+    account.seen_count = account.seen_count.max(answer.count);
+    account.seen_revision = account.seen_revision.max(answer.revision);
+    Ok(())
+}
+
+/// Checks a local answer: it may be behind, but holds nothing that was not sent, and all of what its reader asked to see.
+pub fn fresh_local(place: &str, answer: Option<&Hour>, own: u64, account: &Account) -> Result<(), Violation> {
+    match answer {
+        None if own == 0 => Ok(()),
+        Some(answer) if answer.count >= own => within_sent(place, answer, &account.sent),
+        _ => Err(Violation::new(
+            NAME,
+            format!("{place} lacks some of the {own} events of the token asked for: {answer:?}"),
+        )),
+    }
+}
+
+/// Checks a linearizable answer about a careless client's app.
+pub fn fresh_marked(place: &str, answer: Option<&Hour>, before: &Markers, now: &Markers) -> Result<(), Violation> {
+    let (count, sum) = answer.map_or((0, 0), |answer| (answer.count, answer.sum_ns()));
+    now.check(before, count, sum).map_err(|what| Violation::new("unknown-at-most-once", format!("{place}: {what}")))
+}
+
+fn within_sent(place: &str, answer: &Hour, sent: &Tally) -> Result<(), Violation> {
+    let is_within = answer.count <= sent.count
+        && answer.sum_ms <= ms(sent.sum)
+        && answer.min_ms >= ms(u128::from(sent.min))
+        && answer.max_ms <= ms(u128::from(sent.max));
+    if is_within {
+        return Ok(());
+    }
+    Err(Violation::new("nothing-unsent", format!("{place} is {answer:?}, all that was sent is {sent:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account() -> Account {
+        let mut account = Account::default();
+        for value in [1_000_000, 2_000_000, 3_000_000] {
+            account.sent.add(value);
+        }
+        account.acked.add(1_000_000);
+        account.acked.add(2_000_000);
+        account
+    }
+
+    fn hour(count: u64, sum_ms: f64, revision: u64) -> Hour {
+        Hour {
+            hour: 1,
+            count,
+            revision,
+            late: 0,
+            sum_ms,
+            min_ms: 1.0,
+            max_ms: 2.0,
+            relative_accuracy: 0.01,
+            quantiles: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn an_answer_lies_between_what_was_acked_and_what_was_sent() {
+        let mut account = account();
+        let floor = Floor::of(Some(&account));
+        fresh_shared("", Some(&hour(2, 3.0, 1)), &floor, &mut account).unwrap();
+        assert_eq!(fresh_shared("", Some(&hour(1, 3.0, 1)), &floor, &mut account).unwrap_err().invariant, NAME);
+        assert_eq!(fresh_shared("", Some(&hour(2, 2.0, 1)), &floor, &mut account).unwrap_err().invariant, NAME);
+        assert_eq!(fresh_shared("", None, &floor, &mut account).unwrap_err().invariant, NAME);
+        let unsent = fresh_shared("", Some(&hour(4, 6.0, 1)), &floor, &mut account).unwrap_err();
+        assert_eq!(unsent.invariant, "nothing-unsent");
+    }
+
+    #[test]
+    fn a_later_read_never_shows_less() {
+        let mut account = account();
+        let first = Floor::of(Some(&account));
+        fresh_shared("", Some(&Hour { max_ms: 3.0, ..hour(3, 6.0, 4) }), &first, &mut account).unwrap();
+        let second = Floor::of(Some(&account));
+        assert!(fresh_shared("", Some(&hour(2, 3.0, 4)), &second, &mut account).is_err());
+        let older = Hour { max_ms: 3.0, ..hour(3, 6.0, 3) };
+        assert_eq!(fresh_shared("", Some(&older), &second, &mut account).unwrap_err().invariant, "monotone");
+    }
+
+    #[test]
+    fn a_local_answer_holds_at_least_what_was_asked_for() {
+        let account = account();
+        fresh_local("", Some(&hour(1, 1.0, 1)), 1, &account).unwrap();
+        fresh_local("", None, 0, &account).unwrap();
+        assert!(fresh_local("", Some(&hour(1, 1.0, 1)), 2, &account).is_err());
+        assert!(fresh_local("", None, 1, &account).is_err());
+    }
+}

@@ -1,0 +1,111 @@
+//! Everything that is checked at each step of the replicated log.
+
+use super::Violation;
+use super::leader_complete::LeaderComplete;
+use super::led_once::LedOnce;
+use super::log_matching::LogMatching;
+use super::monotone::ConsumedMonotone;
+use super::purged_behind_durable::PurgedBehindDurable;
+use crate::observe::Message;
+use std::collections::BTreeMap;
+
+/// An entry's place: the leadership that wrote it, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// Term.
+    pub term: u64,
+    /// Number of the leader in that term.
+    pub leader: u64,
+    /// Offset.
+    pub offset: u64,
+}
+
+/// What is known of all groups, and the first invariant that did not hold.
+#[derive(Debug, Default)]
+pub struct Watch {
+    lives: BTreeMap<String, u64>,
+    leaders: BTreeMap<u64, String>,
+    log_matching: LogMatching,
+    leader_complete: LeaderComplete,
+    led_once: LedOnce,
+    consumed_monotone: ConsumedMonotone,
+    purged_behind_durable: PurgedBehindDurable,
+    violation: Option<Violation>,
+    /// How often any leadership has begun.
+    pub leaderships: u64,
+}
+
+impl Watch {
+    /// A machine begins a new life.
+    pub fn begins(&mut self, machine: &str, life: u64) {
+        self.lives.insert(machine.to_owned(), life);
+        self.log_matching.begins(machine);
+        self.consumed_monotone.begins(machine);
+    }
+
+    /// A machine's memory is gone.
+    pub fn ends(&mut self, machine: &str) {
+        self.leaders.retain(|_, leader| leader != machine);
+    }
+
+    /// Who leads a group, as far as the leaders themselves have said.
+    pub fn leader(&self, group: u64) -> Option<&str> {
+        self.leaders.get(&group).map(String::as_str)
+    }
+
+    /// Whether a machine leads anything.
+    pub fn is_leading(&self, machine: &str) -> bool {
+        self.leaders.values().any(|leader| leader == machine)
+    }
+
+    /// The first invariant that did not hold, once.
+    pub fn take_violation(&mut self) -> Option<Violation> {
+        self.violation.take()
+    }
+
+    /// A node has said something.
+    pub fn heard(&mut self, message: &Message) {
+        if let Err(violation) = self.check(message) {
+            self.violation.get_or_insert(violation);
+        }
+    }
+
+    fn check(&mut self, message: &Message) -> Result<(), Violation> {
+        let machine = message.machine.as_str();
+        let number = |name| message.number(name).unwrap_or(u64::MAX);
+        match message.text.as_str() {
+            "applied" => {
+                let at = Position { term: number("term"), leader: number("leader"), offset: number("offset") };
+                self.log_matching.applied(machine, number("group"), at, number("hash"))?;
+                self.leader_complete.applied(number("group"), at)
+            }
+            "leads" => {
+                self.leaderships += 1;
+                self.leaders.insert(number("group"), machine.to_owned());
+                let life = self.lives.get(machine).copied().unwrap_or(0);
+                self.led_once.leads(number("group"), number("term"), machine, life)
+            }
+            "leads no more" => {
+                if self.leader(number("group")) == Some(machine) {
+                    self.leaders.remove(&number("group"));
+                }
+                Ok(())
+            }
+            "checkpoint applied" => {
+                self.consumed_monotone.consumed(machine, number("partition"), number("through"), number("offset"))
+            }
+            "rollups written out" | "snapshot installed" | "a partition's store is open" => {
+                if let Some(offset) = message.number("offset") {
+                    self.purged_behind_durable.durable(machine, number("partition"), offset);
+                }
+                if message.text == "snapshot installed" {
+                    self.log_matching.skips(machine, number("partition") + 1);
+                    self.consumed_monotone.installed(machine, number("partition"));
+                }
+                Ok(())
+            }
+            "log purged" => self.purged_behind_durable.purged(machine, number("group"), number("offset")),
+            _ => Ok(()),
+        }
+    }
+}

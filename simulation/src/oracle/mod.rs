@@ -1,0 +1,60 @@
+//! What clients sent and were told, and so what the cluster must answer.
+//!
+//! An event is *acked*, *refused* (certain not to count), or *unknown*: a call that failed says nothing. Producers with an
+//! identity retry until they know, so what they sent is acked in the end ([`Ledger::shared`]). A careless client's outcome
+//! may stay unknown; its requests have apps of their own and values that show in the sum which of them count
+//! ([`Markers`]).
+
+mod account;
+mod markers;
+
+pub use account::{Account, Tally};
+pub use markers::{Markers, Outcome};
+
+use std::collections::BTreeMap;
+
+/// An app and an hour (hours since the Unix epoch).
+pub type Key = (String, u64);
+
+/// The events of one request: app, time in ms since the epoch, response time in ns.
+pub type Events = Vec<(String, u64, u64)>;
+
+/// The hour of a time in ms.
+pub fn hour_of(time_ms: u64) -> u64 {
+    time_ms / 3_600_000
+}
+
+/// Everything that clients know.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Apps that producers share.
+    pub shared: BTreeMap<Key, Account>,
+    /// Apps of careless clients, each with its only hour.
+    pub markers: BTreeMap<Key, Markers>,
+    /// Events that were acked.
+    pub acked_events: u64,
+}
+
+impl Ledger {
+    /// A producer is about to send these.
+    pub fn sent(&mut self, events: &Events) {
+        for (app, time, value) in events {
+            self.shared.entry((app.clone(), hour_of(*time))).or_default().sent.add(*value);
+        }
+    }
+
+    /// They were acked.
+    pub fn acked(&mut self, events: &Events) {
+        self.acked_events += events.len() as u64;
+        for (app, time, value) in events {
+            let account = self.shared.entry((app.clone(), hour_of(*time))).or_default();
+            account.acked.add(*value);
+            account.values.push(*value);
+        }
+    }
+
+    /// All apps that anything was sent of.
+    pub fn apps(&self) -> std::collections::BTreeSet<&str> {
+        self.shared.keys().chain(self.markers.keys()).map(|(app, _)| app.as_str()).collect()
+    }
+}

@@ -1,0 +1,98 @@
+//! From a plan that fails to a smaller one that still does.
+
+use crate::schedule::Plan;
+
+/// Leaves out as many faults as possible, and then load behind the last one.
+///
+/// First halves, then quarters, down to single faults (delta debugging; Zeller and Hildebrandt, "Simplifying and Isolating
+/// Failure-Inducing Input", TSE 2002). Costs one run a try: about `faults * log(faults)`. Ask for the [next](Shrinking::candidate)
+/// try, run it, say whether it [failed](Shrinking::learn), until there is none.
+pub struct Shrinking {
+    smallest: Plan,
+    /// How many faults are left out at once; 0 when there is nothing more to leave out.
+    chunk: usize,
+    at: usize,
+    /// Into how small a share of the load is tried next.
+    shares: Vec<u64>,
+}
+
+impl Shrinking {
+    /// Begins with a plan that fails.
+    pub fn new(plan: &Plan) -> Shrinking {
+        let chunk = plan.steps.len().div_ceil(2);
+        Shrinking { smallest: plan.clone(), chunk, at: 0, shares: vec![2, 4, 8] }
+    }
+
+    /// The smallest plan so far that fails.
+    pub fn smallest(&self) -> &Plan {
+        &self.smallest
+    }
+
+    /// The next plan to try.
+    pub fn candidate(&mut self) -> Option<Plan> {
+        let count = self.smallest.steps.len();
+        if self.at >= count && self.chunk > 0 {
+            self.chunk = if self.chunk == 1 { 0 } else { self.chunk.div_ceil(2) };
+            self.at = 0;
+        }
+        if self.chunk > 0 && count > 0 {
+            let mut candidate = self.smallest.clone();
+            candidate.steps.drain(self.at..(self.at + self.chunk).min(count));
+            return Some(candidate);
+        }
+        let last_ms = self.smallest.steps.last().map_or(0, |step| step.at_ms);
+        while let Some(share) = self.shares.pop() {
+            let load_ms = (self.smallest.load_ms / share).max(last_ms + 1000);
+            if load_ms < self.smallest.load_ms {
+                return Some(Plan { load_ms, ..self.smallest.clone() });
+            }
+        }
+        None
+    }
+
+    /// What came of the last one.
+    pub fn learn(&mut self, candidate: Plan, still_fails: bool) {
+        if still_fails {
+            self.smallest = candidate;
+        } else {
+            self.at += self.chunk;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::schedule::Fault;
+
+    #[test]
+    fn only_the_faults_that_matter_are_left() {
+        let mut plan = Plan::new("mine", 1, 100_000);
+        for at_ms in 0..40 {
+            plan = plan.at(at_ms, Fault::Loss { permille: at_ms, ms: 1 });
+        }
+        let matters =
+            |plan: &Plan, permille| plan.steps.iter().any(|step| step.fault == Fault::Loss { permille, ms: 1 });
+        let mut shrinking = Shrinking::new(&plan);
+        let mut runs = 0;
+        while let Some(candidate) = shrinking.candidate() {
+            runs += 1;
+            let still_fails = matters(&candidate, 7) && matters(&candidate, 31);
+            shrinking.learn(candidate, still_fails);
+        }
+        let left: Vec<_> = shrinking.smallest().steps.iter().map(|step| step.at_ms).collect();
+        assert_eq!(left, [7, 31]);
+        assert!(runs < 80, "{runs} runs");
+        assert!(shrinking.smallest().load_ms < 20_000);
+    }
+
+    #[test]
+    fn a_plan_that_fails_by_itself_ends_without_faults() {
+        let plan = Plan::new("mine", 1, 1000).at(1, Fault::Join);
+        let mut shrinking = Shrinking::new(&plan);
+        while let Some(candidate) = shrinking.candidate() {
+            shrinking.learn(candidate, true);
+        }
+        assert!(shrinking.smallest().steps.is_empty());
+    }
+}

@@ -1,0 +1,93 @@
+//! A producer with an identity: sends each request until it is answered, and sometimes once more.
+
+use super::values::ndjson;
+use super::{Actor, refused, told};
+use crate::client::Answer;
+use crate::coverage;
+use crate::invariants::{Violation, repeated, reused};
+use rand::RngExt;
+
+/// One request in so many is sent again after its ack.
+const REPEAT_ONE_IN: u32 = 12;
+
+/// Runs until the load ends and the last request is answered.
+pub(super) async fn run(mut actor: Actor) {
+    actor.shared.begun().await;
+    let producer = format!("producer-{}", actor.number);
+    let mut sequence = 0u64;
+    while !actor.shared.has_ended.get() {
+        sequence += 1;
+        let events = actor.draw_events();
+        let body = ndjson(&events);
+        actor.shared.ledger.borrow_mut().sent(&events);
+        let count = events.len() as u64;
+        send_until_answered(&mut actor, &producer, sequence, count, &body).await;
+        actor.shared.ledger.borrow_mut().acked(&events);
+        if actor.random.random_range(0..REPEAT_ONE_IN) == 0 {
+            send_again(&mut actor, &producer, sequence, count, body).await;
+        }
+        actor.pause().await;
+    }
+}
+
+async fn send_until_answered(actor: &mut Actor, producer: &str, sequence: u64, count: u64, body: &str) {
+    let mut attempts = 0;
+    let leaderships = actor.shared.leaderships.get();
+    loop {
+        let host = actor.any_host();
+        let answer = actor.client.post(&host, Some((producer, sequence)), body.to_owned()).await;
+        match answer {
+            Ok(answer) if answer.status == 200 => {
+                check_receipt(actor, &answer, count, attempts);
+                told(&actor.client, "ack", || format!("{count} events"));
+                if attempts > 0 && actor.shared.leaderships.get() > leaderships {
+                    coverage::reached("retry_after_leader_change");
+                }
+                return;
+            }
+            Ok(answer) if [400, 409, 413, 415].contains(&answer.status) => {
+                let detail = format!("a good request is refused: {} {}", answer.status, answer.body);
+                return actor.shared.must(Err(Violation::new("counted-once", detail)));
+            }
+            Ok(answer) => {
+                refused(answer.status);
+                told(&actor.client, "refused", || format!("{} by {host}", answer.status));
+            }
+            Err(error) => told(&actor.client, "unknown", || format!("{error} at {host}")),
+        }
+        attempts += 1;
+        actor.shared.retried.update(|retried| retried + 1);
+        actor.back_off().await;
+    }
+}
+
+/// All events are in the receipt, and none is a duplicate unless the request was sent before.
+fn check_receipt(actor: &Actor, answer: &Answer, count: u64, attempts: u64) {
+    let number = |name: &str| answer.body[name].as_u64().unwrap_or(u64::MAX);
+    let (accepted, duplicate) = (number("accepted"), number("duplicate"));
+    if duplicate > 0 && attempts > 0 {
+        coverage::reached("retry_was_duplicate");
+    }
+    let is_right = accepted.saturating_add(duplicate) == count && number("rejected") == 0;
+    if !is_right || (attempts == 0 && duplicate > 0) {
+        let detail = format!("a request of {count} events, attempt {attempts}, is answered {}", answer.body);
+        actor.shared.must(Err(Violation::new("receipts-stable", detail)));
+    }
+}
+
+/// Sends an acked request once more, or another body in its place: neither may count.
+async fn send_again(actor: &mut Actor, producer: &str, sequence: u64, count: u64, body: String) {
+    let host = actor.any_host();
+    let is_same = actor.random.random_bool(0.7);
+    let body = if is_same { body } else { body.replacen("\"app-", "\"not-app-", 1) };
+    let Ok(answer) = actor.client.post(&host, Some((producer, sequence)), body).await else { return };
+    match answer.status {
+        429 | 503 => {}
+        200 if is_same => actor.shared.must(repeated(count, &answer.body)),
+        status if !is_same => actor.shared.must(reused(status, &answer.body)),
+        status => {
+            let detail = format!("a repeated request is answered {status} {}", answer.body);
+            actor.shared.must(Err(Violation::new("receipts-stable", detail)));
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! A reader: asks any node at each level of consistency, and holds the answer against what is known.
+
+use super::{Actor, told};
+use crate::answer::hour_text;
+use crate::coverage;
+use crate::invariants::{Floor, bounded, fresh_local, fresh_marked, fresh_shared};
+use crate::oracle::Key;
+use rand::RngExt;
+use rand::seq::IteratorRandom;
+
+/// Runs until all is over.
+pub(super) async fn run(mut actor: Actor) {
+    actor.shared.begun().await;
+    while !actor.shared.has_ended.get() {
+        match actor.random.random_range(0..10) {
+            0..=4 => linearizable(&mut actor).await,
+            5 | 6 => marked(&mut actor).await,
+            7 | 8 => local(&mut actor).await,
+            _ => figures(&mut actor).await,
+        }
+        actor.pause().await;
+    }
+}
+
+async fn linearizable(actor: &mut Actor) {
+    let Some(key) = any_key(actor, |ledger| ledger.shared.keys().cloned().collect()) else { return };
+    let (host, may_miss) = (actor.any_host(), actor.shared.may_miss);
+    let floor = match may_miss {
+        true => Floor::none(),
+        false => Floor::of(actor.shared.ledger.borrow().shared.get(&key)),
+    };
+    match actor.client.hour(&host, &key.0, key.1, "").await {
+        Ok(answer) => {
+            if answer.as_ref().is_some_and(|answer| answer.late > 0) {
+                coverage::reached("late_event");
+            }
+            let place = format!("{host}, {} {}", key.0, hour_text(key.1));
+            told(&actor.client, "read", || place.clone());
+            let mut ledger = actor.shared.ledger.borrow_mut();
+            let account = ledger.shared.get_mut(&key).expect("keys stay");
+            let checked = fresh_shared(&place, answer.as_ref(), &floor, account);
+            drop(ledger);
+            actor.shared.must(checked);
+        }
+        Err(_) => coverage::reached("read_unavailable"),
+    }
+}
+
+async fn marked(actor: &mut Actor) {
+    let Some(key) = any_key(actor, |ledger| ledger.markers.keys().cloned().collect()) else { return };
+    let host = actor.any_host();
+    let before = actor.shared.ledger.borrow().markers[&key].known();
+    if let Ok(answer) = actor.client.hour(&host, &key.0, key.1, "").await
+        && !actor.shared.may_miss
+    {
+        let now = actor.shared.ledger.borrow().markers[&key].known();
+        let place = format!("{host}, {} {}", key.0, hour_text(key.1));
+        actor.shared.must(fresh_marked(&place, answer.as_ref(), &before, &now));
+    }
+}
+
+async fn local(actor: &mut Actor) {
+    let Some(key) = any_key(actor, |ledger| ledger.shared.keys().cloned().collect()) else { return };
+    let host = actor.any_host();
+    let acked = actor.shared.ledger.borrow().shared[&key].acked.count;
+    if let Ok(answer) = actor.client.hour(&host, &key.0, key.1, "&consistency=local").await {
+        if answer.as_ref().map_or(0, |answer| answer.count) < acked {
+            coverage::reached("local_read_behind");
+        }
+        let place = format!("{host} locally, {} {}", key.0, hour_text(key.1));
+        let ledger = actor.shared.ledger.borrow();
+        let checked = fresh_local(&place, answer.as_ref(), 0, &ledger.shared[&key]);
+        drop(ledger);
+        actor.shared.must(checked);
+    }
+}
+
+async fn figures(actor: &mut Actor) {
+    let host = actor.any_host();
+    if let Ok(answer) = actor.client.get(&host, "/metrics").await {
+        actor.shared.must(bounded(&host, answer.body.as_str().unwrap_or_default()));
+    }
+}
+
+fn any_key(actor: &mut Actor, keys: impl FnOnce(&crate::oracle::Ledger) -> Vec<Key>) -> Option<Key> {
+    let keys = keys(&actor.shared.ledger.borrow());
+    keys.into_iter().choose(&mut actor.random)
+}

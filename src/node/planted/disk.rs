@@ -1,0 +1,98 @@
+//! Bugs at the doors to the outside world.
+
+use super::has;
+use cluster::environment::{Disk, DiskUsage, Entropy, Environment, File, SystemEntropy};
+use std::io::{self, IoSlice};
+use std::path::Path;
+use std::sync::Arc;
+
+/// The doors of this process, with its bug.
+pub fn environment(environment: Environment) -> Environment {
+    let real = || -> Arc<dyn Entropy> { Arc::new(SystemEntropy) };
+    let entropy = if has("real-entropy") { real() } else { environment.entropy };
+    let is_careless = ["no-sync", "ignored-sync-error", "no-directory-sync", "fatal-full-disk"].into_iter().any(has);
+    let disk = environment.disk;
+    let disk = if is_careless { Arc::new(CarelessDisk(disk)) } else { disk };
+    Environment { entropy, disk, ..environment }
+}
+
+/// Does not do all that it is told.
+struct CarelessDisk(Arc<dyn Disk>);
+
+impl Disk for CarelessDisk {
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.create_directory(path)
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        Ok(Box::new(CarelessFile(self.0.open(path)?)))
+    }
+
+    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+        Ok(Box::new(CarelessFile(self.0.create(path).map_err(fatal)?)))
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.0.list(directory)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.remove(path)
+    }
+
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        if has("no-directory-sync") { Ok(()) } else { self.0.sync_directory(directory) }
+    }
+
+    fn usage(&self) -> io::Result<DiskUsage> {
+        self.0.usage()
+    }
+
+    fn lock(&self) -> io::Result<()> {
+        self.0.lock()
+    }
+}
+
+struct CarelessFile(Box<dyn File>);
+
+impl File for CarelessFile {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {
+        self.0.read_at(buffer, position)
+    }
+
+    fn write_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
+        self.0.write_at(slices, position).map_err(fatal)
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.0.set_len(length).map_err(fatal)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        if has("no-sync") {
+            return Ok(());
+        }
+        let synced = self.0.sync();
+        if has("ignored-sync-error") { Ok(()) } else { synced }
+    }
+
+    fn reread(&self) -> io::Result<()> {
+        if has("ignored-sync-error") { Ok(()) } else { self.0.reread() }
+    }
+}
+
+/// Bug `fatal-full-disk`: a full disk is taken for a broken one.
+fn fatal(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::StorageFull if has("fatal-full-disk") => io::Error::other("the disk is broken"),
+        _ => error,
+    }
+}
