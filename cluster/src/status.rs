@@ -4,7 +4,7 @@
 //! said of a partition led elsewhere may be that old.
 
 use crate::membership::state::Standing;
-use crate::{ClusterId, NodeId, Offset, PartitionId, Term};
+use crate::{ClusterId, LogPosition, NodeId, Offset, PartitionId, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -86,6 +86,8 @@ pub struct LedReport {
     pub term: Term,
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
+    /// The entry that names voters and learners.
+    pub members_at: Option<LogPosition>,
     /// Voters that are caught up, the leader among them.
     pub caught_up: Vec<NodeId>,
     pub committed: Option<Offset>,
@@ -135,6 +137,7 @@ mod tests {
             term: Term(term),
             voters: Vec::new(),
             learners: Vec::new(),
+            members_at: None,
             caught_up: Vec::new(),
             committed: None,
             applied: None,

@@ -298,6 +298,9 @@ fn raft_config(config: &Config, group: GroupId) -> io::Result<Arc<openraft::Conf
         // other entries, while a follower has kept the first ones: replicas diverge (seen in 4 of 24 simulated runs).
         enable_leader_restore: Some(cfg!(feature = "planted-bugs") && plants_leader_restore()),
         enable_pre_vote: Some(true),
+        // A replica that moved away and comes back begins anew, and a leader may have heard the old one answer just before.
+        // It must then forget what that one had; only entries before the replica was a member again can be among it.
+        allow_log_reversion: Some(true),
         // Snapshots are how far the state is durable; the state machine says when (`Group::purge`).
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,
