@@ -1,6 +1,6 @@
 //! A run as data: the world that it takes place in, and the faults that strike it, each at its moment.
 //!
-//! A plan is drawn from a seed ([`swarm`]), written by a scenario, or read from a file ([`file`]) that a person has edited. A
+//! A plan is drawn from a seed ([`swarm`]), written by a scenario, or read from a file ([`mod@file`]) that a person has edited. A
 //! fault carries its own end, so that any of them can be left out and the rest still makes sense (which is how a failing
 //! plan is made smaller).
 
