@@ -193,7 +193,7 @@ async fn close_if_left(node: &Arc<Node>, partition: PartitionId) -> Leaving {
         return Leaving::Stays;
     }
     let Some(replica) = node.take_replica(group) else { return Leaving::Left };
-    replica.close().await;
+    replica.leave().await;
     if !is_left(replica.view().members_at) {
         tracing::info!(%partition, "this node's replica came back as it moved away");
         return Leaving::CameBack;

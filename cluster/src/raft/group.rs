@@ -56,7 +56,7 @@ pub struct Group {
     node: NodeId,
     raft: Raft,
     log: GroupLog,
-    applied: watch::Receiver<Option<Offset>>,
+    applier: Applier,
     server: Server,
     sending: Arc<AtomicUsize>,
 }
@@ -93,7 +93,6 @@ impl Group {
         let environment = context.environment.clone();
         let log = context.log.group(id);
         let applier = Applier::new(id, machine, environment.tasks.clone())?;
-        let applied = applier.applied();
         let sending = Arc::new(AtomicUsize::new(0));
         let network = Network {
             group: id,
@@ -111,7 +110,7 @@ impl Group {
         applier.set_opening(false);
         raft.run();
         let server = Server::new(context, id, raft.clone());
-        Ok(Group { id, node: context.node, raft, log, applied, server, sending })
+        Ok(Group { id, node: context.node, raft, log, applier, server, sending })
     }
 
     pub fn id(&self) -> GroupId {
@@ -125,7 +124,7 @@ impl Group {
 
     /// How far this node has applied; moves with each entry.
     pub fn applied(&self) -> watch::Receiver<Option<Offset>> {
-        self.applied.clone()
+        self.applier.applied()
     }
 
     /// The group as this node sees it now.
@@ -262,6 +261,11 @@ impl Group {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = %self.id, %error, "a group's task did not end cleanly");
         }
+    }
+
+    /// Once it is shut down: waits until the state machine is left alone.
+    pub async fn let_go(&self) {
+        self.applier.let_go().await;
     }
 }
 
