@@ -104,6 +104,11 @@ pub const SCENARIOS: &[Scenario] = &[
         about: "a node is lost for good and forced away, and a new one enters",
         plan: node_replaced,
     },
+    Scenario {
+        name: "silent-node",
+        about: "a node is silent until its replicas are made anew elsewhere, and comes back with the old ones, again and again",
+        plan: silent_node,
+    },
     Scenario { name: "follower-away", about: "a node is away until only a snapshot helps it", plan: follower_away },
     Scenario { name: "lone-node", about: "a cluster of one node loses power again and again", plan: lone_node },
     Scenario {
@@ -362,6 +367,25 @@ fn node_replaced(seed: u64) -> Plan {
         .at(12_000, Fault::Join)
         .at(25_000, Fault::Kill { who: leader(&mut random), down_ms: 2000 })
         .at(35_000, Fault::PowerCutAll { down_ms: 1000 })
+}
+
+fn silent_node(seed: u64) -> Plan {
+    let mut random = random(seed);
+    let mut plan = Plan::new("silent-node", seed, 90_000);
+    plan.nodes = random.random_range(4..=5);
+    plan.partitions = 6;
+    plan.world.replace_after_ms = 5000;
+    let who = Who::Node(random.random_range(1..=plan.nodes));
+    // How long it is there in between decides whether it has let go of everything before it is silent again.
+    (0..6).fold(plan, |plan, turn| {
+        let ms = random.random_range(7000..10_000);
+        let fault = match random.random_range(0..3) {
+            0 => Fault::CutOff { who, ms },
+            1 => Fault::Kill { who, down_ms: ms },
+            _ => Fault::PowerCut { who, down_ms: ms },
+        };
+        plan.at(3000 + turn * 14_000 + random.random_range(0..3000), fault)
+    })
 }
 
 fn follower_away(seed: u64) -> Plan {

@@ -74,6 +74,13 @@ pub struct Conditions {
     pub checkpoint_ms: u64,
     /// How often rollups are written out, in ms.
     pub write_out_ms: u64,
+    /// After how long the replicas of a silent node are made anew elsewhere, in ms.
+    #[serde(default = "ten_minutes")]
+    pub replace_after_ms: u64,
+}
+
+fn ten_minutes() -> u64 {
+    600_000
 }
 
 /// A fault and its moment.
@@ -211,6 +218,7 @@ impl Default for Conditions {
             segment_kib: 256,
             checkpoint_ms: 2000,
             write_out_ms: 5000,
+            replace_after_ms: ten_minutes(),
         }
     }
 }
@@ -273,6 +281,7 @@ impl Plan {
             (self.load.pause_ms >= 20, "pause_ms must be at least 20"),
             (self.world.latency_ms.0 <= self.world.latency_ms.1, "latency_ms must be the shorter one first"),
             (self.world.segment_kib >= 64, "segment_kib must be at least 64"),
+            (self.world.replace_after_ms >= 5000, "replace_after_ms must be at least 5000"),
             (
                 (MONTH_MS..MONTH_MS + 25 * 86_400_000).contains(&self.began_ms),
                 "began_ms must lie in the first 25 days of November 2026",
