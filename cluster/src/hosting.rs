@@ -77,7 +77,8 @@ pub async fn keep(node: Arc<Node>, mut opening: Opening) {
         let has_left = *told.borrow_and_update() || state.standing(node.id()) == Standing::Left;
         let placed = if has_left { Vec::new() } else { state.placed_on(node.id()) };
         let placed: BTreeSet<PartitionId> = placed.into_iter().collect();
-        for partition in &placed {
+        let counted_on = if has_left { BTreeSet::new() } else { counted_on(&fresh_reports(&node), node.id()) };
+        for partition in placed.union(&counted_on) {
             if node.replica_of((*partition).into()).is_none() && !opening.partitions.contains(partition) {
                 opening.spawn(&node, *partition);
             }
@@ -102,7 +103,7 @@ pub async fn keep(node: Arc<Node>, mut opening: Opening) {
             changed = states.changed() => if changed.is_err() { return },
             changed = told.changed() => if changed.is_err() { return },
             Some(partition) = opening.finished.recv() => drop(opening.partitions.remove(&partition)),
-            () = sleep(interval), if !leaving.is_empty() => {}
+            () = sleep(interval) => {}
         }
     }
 }
@@ -187,7 +188,7 @@ enum Leaving {
 async fn close_if_left(node: &Arc<Node>, partition: PartitionId) -> Leaving {
     let group = GroupId::from(partition);
     let Some(replica) = node.replica_of(group) else { return Leaving::Left };
-    let reports = node.reports.fresh(node.config().alive_timeout);
+    let reports = fresh_reports(node);
     let is_left = |known| has_left(&reports, partition, node.id(), known);
     if !is_left(replica.view().members_at) {
         return Leaving::Stays;
@@ -210,6 +211,10 @@ async fn close_if_left(node: &Arc<Node>, partition: PartitionId) -> Leaving {
     Leaving::Left
 }
 
+fn fresh_reports(node: &Node) -> BTreeMap<NodeId, Report> {
+    node.reports.fresh(node.config().alive_timeout)
+}
+
 /// Whether the newest leader of a partition reports a node as no member, in a membership that is not older than the one
 /// that the node knows, at `known`. What leaders report is committed.
 fn has_left(
@@ -220,8 +225,21 @@ fn has_left(
 ) -> bool {
     let led = reports.values().flat_map(|report| &report.led).filter(|led| led.partition == partition);
     let newest = led.max_by_key(|led| led.term);
-    let is_out = |led: &LedReport| !led.voters.contains(&node) && !led.learners.contains(&node);
-    newest.is_some_and(|led| is_out(led) && led.members_at >= known)
+    newest.is_some_and(|led| !led.is_member(node) && led.members_at >= known)
+}
+
+/// The partitions whose newest leader reports a node as a member. Its replicas of these have to be open, wherever the
+/// placement wants them: a replica may have been placed here, and placed elsewhere again before it heard of its leader, who
+/// then can neither use nor dismiss it without its answer.
+fn counted_on(reports: &BTreeMap<NodeId, Report>, node: NodeId) -> BTreeSet<PartitionId> {
+    let mut newest: BTreeMap<PartitionId, &LedReport> = BTreeMap::new();
+    for led in reports.values().flat_map(|report| &report.led) {
+        let known = newest.entry(led.partition).or_insert(led);
+        if led.term > known.term {
+            *known = led;
+        }
+    }
+    newest.into_iter().filter(|(_, led)| led.is_member(node)).map(|(partition, _)| partition).collect()
 }
 
 #[cfg(test)]
@@ -260,6 +278,19 @@ mod tests {
         assert!(!left(&[(1, report(5, &[1, 2, 3], &[4]))], 1));
         assert!(!left(&[(1, report(5, &[1, 2, 4], &[3]))], 1), "it learns");
         assert!(!left(&[(1, report(5, &[1, 2, 4], &[])), (2, report(6, &[1, 2, 3], &[]))], 1));
+    }
+
+    #[test]
+    fn a_node_is_counted_on_where_the_newest_leader_says_so() {
+        let counted_on = |reports: &[(u64, Report)]| {
+            let reports = reports.iter().map(|(node, report)| (NodeId(*node), report.clone())).collect();
+            !counted_on(&reports, NodeId(3)).is_empty()
+        };
+        assert!(counted_on(&[(1, report(5, &[1, 2, 3], &[]))]));
+        assert!(counted_on(&[(1, report(5, &[1, 2], &[3]))]), "it learns");
+        assert!(!counted_on(&[(1, report(5, &[1, 2], &[4]))]));
+        assert!(!counted_on(&[(1, report(6, &[1, 2], &[])), (2, report(5, &[1, 2, 3], &[]))]));
+        assert!(counted_on(&[(1, report(5, &[1, 2], &[])), (2, report(6, &[1, 2, 3], &[]))]));
     }
 
     #[test]

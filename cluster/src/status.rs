@@ -95,6 +95,13 @@ pub struct LedReport {
     pub log_bytes: u64,
 }
 
+impl LedReport {
+    /// Whether a node votes or learns there.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.learners.contains(&node)
+    }
+}
+
 /// The newest report of each node.
 #[derive(Debug, Default)]
 pub struct Reports {

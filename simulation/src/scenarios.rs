@@ -95,6 +95,11 @@ pub const SCENARIOS: &[Scenario] = &[
         plan: drain_under_fire,
     },
     Scenario {
+        name: "drain-and-back",
+        about: "a node is drained and takes its share again before it has let go of it, again and again",
+        plan: drain_and_back,
+    },
+    Scenario {
         name: "node-removed",
         about: "a node is drained, let go, and started again: it must not come back",
         plan: node_removed,
@@ -347,6 +352,17 @@ fn drain_under_fire(seed: u64) -> Plan {
         .at(5000, Fault::Kill { who: leader(&mut random), down_ms: 2000 })
         .at(15_000, Fault::Split { who: leader(&mut random), ms: 4000 })
         .at(40_000, Fault::PowerCut { who: leader(&mut random), down_ms: 2000 })
+}
+
+fn drain_and_back(seed: u64) -> Plan {
+    let mut random = random(seed);
+    let mut plan = Plan::new("drain-and-back", seed, 60_000);
+    plan.nodes = 4;
+    plan.partitions = 8;
+    plan.world.latency_ms = (1, random.random_range(2..60));
+    let who = Who::Node(random.random_range(1..=4));
+    (0..9)
+        .fold(plan, |plan, turn| plan.at(2000 + turn * 6000, Fault::Drain { who, ms: random.random_range(300..4000) }))
 }
 
 fn node_removed(seed: u64) -> Plan {
