@@ -114,8 +114,14 @@ impl Cluster {
     /// nobody else is there to take them. On return it is decided; the status shows how far the replicas are.
     pub async fn drain_node(&self, id: NodeId, drains: bool, deadline: Instant) -> Result<bool, AppendError> {
         let to = if drains { Standing::Draining } else { Standing::Active };
-        let from = self.node.state().standing(id);
-        self.decide(&Command::SetStanding { id, from, to }, deadline).await
+        let usual = if drains { Standing::Active } else { Standing::Draining };
+        // What this node knows of its standing may be old.
+        for from in [usual, Standing::Away] {
+            if self.decide(&Command::SetStanding { id, from, to }, deadline).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Lets a node go for good: its replicas move to others, and it must not come back. `false` if there is no such node,

@@ -5,8 +5,8 @@ use crate::membership::state::Standing;
 use crate::membership::steward;
 use crate::node::Node;
 use crate::partition::{self, Replica};
-use crate::status::Report;
-use crate::{GroupId, NodeId, PartitionId, StateMachine};
+use crate::status::{LedReport, Report};
+use crate::{GroupId, LogPosition, NodeId, PartitionId, StateMachine};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -77,7 +77,8 @@ pub async fn keep(node: Arc<Node>, mut opening: Opening) {
         let has_left = *told.borrow_and_update() || state.standing(node.id()) == Standing::Left;
         let placed = if has_left { Vec::new() } else { state.placed_on(node.id()) };
         let placed: BTreeSet<PartitionId> = placed.into_iter().collect();
-        for partition in &placed {
+        let counted_on = if has_left { BTreeSet::new() } else { counted_on(&fresh_reports(&node), node.id()) };
+        for partition in placed.union(&counted_on) {
             if node.replica_of((*partition).into()).is_none() && !opening.partitions.contains(partition) {
                 opening.spawn(&node, *partition);
             }
@@ -85,7 +86,9 @@ pub async fn keep(node: Arc<Node>, mut opening: Opening) {
         let open = node.replicas().into_iter().filter_map(|replica| replica.inner.group.id().partition());
         let leaving: Vec<PartitionId> = open.filter(|partition| !placed.contains(partition)).collect();
         for partition in &leaving {
-            close_if_left(&node, *partition).await;
+            if close_if_left(&node, *partition).await == Leaving::CameBack {
+                opening.spawn(&node, *partition);
+            }
         }
         if has_left && leaving.is_empty() && opening.partitions.is_empty() {
             let (id, cluster) = (node.id(), node.cluster);
@@ -100,7 +103,7 @@ pub async fn keep(node: Arc<Node>, mut opening: Opening) {
             changed = states.changed() => if changed.is_err() { return },
             changed = told.changed() => if changed.is_err() { return },
             Some(partition) = opening.finished.recv() => drop(opening.partitions.remove(&partition)),
-            () = sleep(interval), if !leaving.is_empty() => {}
+            () = sleep(interval) => {}
         }
     }
 }
@@ -165,38 +168,88 @@ async fn open_machine(node: &Arc<Node>, partition: PartitionId) -> Result<Arc<dy
     Ok(machine)
 }
 
+/// What became of a replica that is placed elsewhere.
+#[derive(Debug, PartialEq, Eq)]
+enum Leaving {
+    /// It stays open: it is not known yet that it has left.
+    Stays,
+    /// It is closed.
+    Left,
+    /// It was made a member again while it was being closed, and has to be opened.
+    CameBack,
+}
+
 /// Closes a replica that is placed elsewhere now, once its leader says that it is decided that this node is no member any
 /// more; before that its vote may still be needed. What it held is removed, so that it begins anew should it come back.
-async fn close_if_left(node: &Arc<Node>, partition: PartitionId) {
-    if !has_left(&node.reports.fresh(node.config().alive_timeout), partition, node.id()) {
-        return;
-    }
+///
+/// A report may be old: a replica that was made a member again since then has acked entries under that membership, and
+/// must not lose them. So the report counts only if its membership is not older than what the replica has in its own log,
+/// and that is looked at once more when the replica can ack nothing any more.
+async fn close_if_left(node: &Arc<Node>, partition: PartitionId) -> Leaving {
     let group = GroupId::from(partition);
-    let Some(replica) = node.take_replica(group) else { return };
+    let Some(replica) = node.replica_of(group) else { return Leaving::Left };
+    let reports = fresh_reports(node);
+    let is_left = |known| has_left(&reports, partition, node.id(), known);
+    if !is_left(replica.view().members_at) {
+        return Leaving::Stays;
+    }
+    let Some(replica) = node.take_replica(group) else { return Leaving::Left };
+    replica.leave().await;
+    if !is_left(replica.view().members_at) {
+        tracing::info!(%partition, "this node's replica came back as it moved away");
+        return Leaving::CameBack;
+    }
     tracing::info!(%partition, "this node's replica has moved away");
-    replica.close().await;
     // First the log, so that a crash in between never leaves a log without the state that it builds on.
     if let Err(error) = node.context.log.group(group).reset().await {
         tracing::warn!(%partition, %error, "the log of a replica that moved away was not dropped");
-        return;
+        return Leaving::Left;
     }
     if let Err(error) = node.host().close(partition).await {
         tracing::warn!(%partition, %error, "the state of a replica that moved away was not removed");
     }
+    Leaving::Left
 }
 
-/// Whether the newest leader of a partition reports a node as no member. What leaders report is committed.
-fn has_left(reports: &BTreeMap<NodeId, Report>, partition: PartitionId, node: NodeId) -> bool {
+fn fresh_reports(node: &Node) -> BTreeMap<NodeId, Report> {
+    node.reports.fresh(node.config().alive_timeout)
+}
+
+/// Whether the newest leader of a partition reports a node as no member, in a membership that is not older than the one
+/// that the node knows, at `known`. What leaders report is committed.
+fn has_left(
+    reports: &BTreeMap<NodeId, Report>,
+    partition: PartitionId,
+    node: NodeId,
+    known: Option<LogPosition>,
+) -> bool {
     let led = reports.values().flat_map(|report| &report.led).filter(|led| led.partition == partition);
     let newest = led.max_by_key(|led| led.term);
-    newest.is_some_and(|led| !led.voters.contains(&node) && !led.learners.contains(&node))
+    newest.is_some_and(|led| !led.is_member(node) && led.members_at >= known)
+}
+
+/// The partitions whose newest leader reports a node as a member. Its replicas of these have to be open, wherever the
+/// placement wants them: a replica may have been placed here, and placed elsewhere again before it heard of its leader, who
+/// then can neither use nor dismiss it without its answer.
+fn counted_on(reports: &BTreeMap<NodeId, Report>, node: NodeId) -> BTreeSet<PartitionId> {
+    let mut newest: BTreeMap<PartitionId, &LedReport> = BTreeMap::new();
+    for led in reports.values().flat_map(|report| &report.led) {
+        let known = newest.entry(led.partition).or_insert(led);
+        if led.term > known.term {
+            *known = led;
+        }
+    }
+    newest.into_iter().filter(|(_, led)| led.is_member(node)).map(|(partition, _)| partition).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Term;
-    use crate::status::LedReport;
+    use crate::{Offset, Term};
+
+    fn at(term: u64, offset: u64) -> Option<LogPosition> {
+        Some(LogPosition { term: Term(term), leader: NodeId(1), offset: Offset(offset) })
+    }
 
     fn report(term: u64, voters: &[u64], learners: &[u64]) -> Report {
         let ids = |ids: &[u64]| ids.iter().copied().map(NodeId).collect();
@@ -205,6 +258,7 @@ mod tests {
             term: Term(term),
             voters: ids(voters),
             learners: ids(learners),
+            members_at: at(4, 20),
             caught_up: Vec::new(),
             committed: None,
             applied: None,
@@ -217,12 +271,36 @@ mod tests {
     fn a_node_has_left_when_the_newest_leader_says_so() {
         let left = |reports: &[(u64, Report)], partition: u16| {
             let reports = reports.iter().map(|(node, report)| (NodeId(*node), report.clone())).collect();
-            has_left(&reports, PartitionId(partition), NodeId(3))
+            has_left(&reports, PartitionId(partition), NodeId(3), at(4, 20))
         };
         assert!(left(&[(1, report(5, &[1, 2, 4], &[]))], 1));
         assert!(!left(&[(1, report(5, &[1, 2, 4], &[]))], 2), "nobody says so");
         assert!(!left(&[(1, report(5, &[1, 2, 3], &[4]))], 1));
         assert!(!left(&[(1, report(5, &[1, 2, 4], &[3]))], 1), "it learns");
         assert!(!left(&[(1, report(5, &[1, 2, 4], &[])), (2, report(6, &[1, 2, 3], &[]))], 1));
+    }
+
+    #[test]
+    fn a_node_is_counted_on_where_the_newest_leader_says_so() {
+        let counted_on = |reports: &[(u64, Report)]| {
+            let reports = reports.iter().map(|(node, report)| (NodeId(*node), report.clone())).collect();
+            !counted_on(&reports, NodeId(3)).is_empty()
+        };
+        assert!(counted_on(&[(1, report(5, &[1, 2, 3], &[]))]));
+        assert!(counted_on(&[(1, report(5, &[1, 2], &[3]))]), "it learns");
+        assert!(!counted_on(&[(1, report(5, &[1, 2], &[4]))]));
+        assert!(!counted_on(&[(1, report(6, &[1, 2], &[])), (2, report(5, &[1, 2, 3], &[]))]));
+        assert!(counted_on(&[(1, report(5, &[1, 2], &[])), (2, report(6, &[1, 2, 3], &[]))]));
+    }
+
+    #[test]
+    fn an_old_report_does_not_close_a_replica_that_was_made_a_member_again() {
+        let reports = BTreeMap::from([(NodeId(1), report(5, &[1, 2, 4], &[]))]);
+        let left = |known| has_left(&reports, PartitionId(1), NodeId(3), known);
+        assert!(left(None));
+        assert!(left(at(4, 19)), "the entry that removed it never came");
+        assert!(left(at(3, 30)), "what it knows was never committed");
+        assert!(!left(at(4, 21)));
+        assert!(!left(at(5, 3)));
     }
 }

@@ -182,6 +182,7 @@ impl Node {
             caught_up: voters.iter().copied().filter(|node| *node == self.id() || is_ready(node)).collect(),
             voters: voters.into_iter().collect(),
             learners: view.committed_learners.iter().copied().collect(),
+            members_at: view.committed_members_at,
             committed: view.committed.map(|at| at.offset),
             applied: view.applied.map(|at| at.offset),
             log_bytes: replica.inner.group.log().bytes(),

@@ -101,8 +101,9 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// What the product gives a node of the cluster.
 #[async_trait]
 pub trait Host: Send + Sync + 'static {
-    /// Opens the state machine of a partition that this node (now) holds a replica of. `settings` are the product's, as
-    /// given to the cluster's first node.
+    /// Opens the state machine of a partition that this node (now) holds a replica of, at its durable state. One that was
+    /// opened before is not used any more, and what it had applied beyond that is forgotten: the log gives it again.
+    /// `settings` are the product's, as given to the cluster's first node.
     async fn open(&self, partition: PartitionId, settings: Bytes) -> io::Result<std::sync::Arc<dyn StateMachine>>;
 
     /// Lets go of a partition whose replica has moved away from this node for good: its state is removed, so that a

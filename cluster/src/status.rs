@@ -4,7 +4,7 @@
 //! said of a partition led elsewhere may be that old.
 
 use crate::membership::state::Standing;
-use crate::{ClusterId, NodeId, Offset, PartitionId, Term};
+use crate::{ClusterId, LogPosition, NodeId, Offset, PartitionId, Term};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
@@ -86,11 +86,20 @@ pub struct LedReport {
     pub term: Term,
     pub voters: Vec<NodeId>,
     pub learners: Vec<NodeId>,
+    /// The entry that names voters and learners.
+    pub members_at: Option<LogPosition>,
     /// Voters that are caught up, the leader among them.
     pub caught_up: Vec<NodeId>,
     pub committed: Option<Offset>,
     pub applied: Option<Offset>,
     pub log_bytes: u64,
+}
+
+impl LedReport {
+    /// Whether a node votes or learns there.
+    pub fn is_member(&self, node: NodeId) -> bool {
+        self.voters.contains(&node) || self.learners.contains(&node)
+    }
 }
 
 /// The newest report of each node.
@@ -135,6 +144,7 @@ mod tests {
             term: Term(term),
             voters: Vec::new(),
             learners: Vec::new(),
+            members_at: None,
             caught_up: Vec::new(),
             committed: None,
             applied: None,

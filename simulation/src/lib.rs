@@ -77,6 +77,8 @@ pub struct NodeStart {
     pub checkpoint_interval: Duration,
     /// How often rollups are written out.
     pub write_out_interval: Duration,
+    /// After how long the replicas of a silent node are made anew elsewhere.
+    pub replace_after: Duration,
     /// Completes when the node is to stop in order.
     pub shutdown: LocalBoxFuture<'static, ()>,
 }

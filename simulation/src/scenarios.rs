@@ -95,6 +95,11 @@ pub const SCENARIOS: &[Scenario] = &[
         plan: drain_under_fire,
     },
     Scenario {
+        name: "drain-and-back",
+        about: "a node is drained and takes its share again before it has let go of it, again and again",
+        plan: drain_and_back,
+    },
+    Scenario {
         name: "node-removed",
         about: "a node is drained, let go, and started again: it must not come back",
         plan: node_removed,
@@ -103,6 +108,11 @@ pub const SCENARIOS: &[Scenario] = &[
         name: "node-replaced",
         about: "a node is lost for good and forced away, and a new one enters",
         plan: node_replaced,
+    },
+    Scenario {
+        name: "silent-node",
+        about: "a node is silent until its replicas are made anew elsewhere, and comes back with the old ones, again and again",
+        plan: silent_node,
     },
     Scenario { name: "follower-away", about: "a node is away until only a snapshot helps it", plan: follower_away },
     Scenario { name: "lone-node", about: "a cluster of one node loses power again and again", plan: lone_node },
@@ -344,6 +354,17 @@ fn drain_under_fire(seed: u64) -> Plan {
         .at(40_000, Fault::PowerCut { who: leader(&mut random), down_ms: 2000 })
 }
 
+fn drain_and_back(seed: u64) -> Plan {
+    let mut random = random(seed);
+    let mut plan = Plan::new("drain-and-back", seed, 60_000);
+    plan.nodes = 4;
+    plan.partitions = 8;
+    plan.world.latency_ms = (1, random.random_range(2..60));
+    let who = Who::Node(random.random_range(1..=4));
+    (0..9)
+        .fold(plan, |plan, turn| plan.at(2000 + turn * 6000, Fault::Drain { who, ms: random.random_range(300..4000) }))
+}
+
 fn node_removed(seed: u64) -> Plan {
     let mut random = random(seed);
     let mut plan = Plan::new("node-removed", seed, 60_000);
@@ -362,6 +383,25 @@ fn node_replaced(seed: u64) -> Plan {
         .at(12_000, Fault::Join)
         .at(25_000, Fault::Kill { who: leader(&mut random), down_ms: 2000 })
         .at(35_000, Fault::PowerCutAll { down_ms: 1000 })
+}
+
+fn silent_node(seed: u64) -> Plan {
+    let mut random = random(seed);
+    let mut plan = Plan::new("silent-node", seed, 90_000);
+    plan.nodes = random.random_range(4..=5);
+    plan.partitions = 6;
+    plan.world.replace_after_ms = 5000;
+    let who = Who::Node(random.random_range(1..=plan.nodes));
+    // How long it is there in between decides whether it has let go of everything before it is silent again.
+    (0..6).fold(plan, |plan, turn| {
+        let ms = random.random_range(7000..10_000);
+        let fault = match random.random_range(0..3) {
+            0 => Fault::CutOff { who, ms },
+            1 => Fault::Kill { who, down_ms: ms },
+            _ => Fault::PowerCut { who, down_ms: ms },
+        };
+        plan.at(3000 + turn * 14_000 + random.random_range(0..3000), fault)
+    })
 }
 
 fn follower_away(seed: u64) -> Plan {

@@ -10,7 +10,7 @@ use super::load::{encode_current, window_row};
 use super::position::{Digest, Position, row_hash};
 use super::rows::{Row, RowBatch, RowStore};
 use super::snapshot::{TYPE_END, TYPE_HEADER, TYPE_ROWS, VERSION};
-use super::state::{PartitionState, Shared};
+use super::state::{Condition, PartitionState, Shared};
 use super::tail::Tail;
 use crate::format::StoredRollup;
 use crate::format::codec;
@@ -244,7 +244,13 @@ impl Shared {
     }
 
     fn remove_some_old(&self) -> Result<usize, Error> {
-        let current = self.lock().generation;
+        let current = {
+            let inner = self.lock();
+            if inner.condition == Condition::LetGo {
+                return Ok(0);
+            }
+            inner.generation
+        };
         let below = (keys::prefix(self.id, 1).to_vec(), keys::prefix(self.id, current).to_vec());
         let above = (keys::generation_end(self.id, current), keys::partition_end(self.id));
         for (from, to) in [below, above] {

@@ -59,8 +59,8 @@ pub(super) enum Condition {
     Sound,
     /// Applying an entry failed half-way: nobody must see what is there. The node stops.
     Broken,
-    /// The rows were removed and must not come back.
-    Removed,
+    /// The rows are not this state's any more.
+    LetGo,
 }
 
 /// What the lock guards.

@@ -18,7 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::time::Instant;
 
 /// The store's directory, in the node's data directory.
@@ -86,17 +86,24 @@ impl Store {
         Ok(store)
     }
 
-    /// The state of a partition, opened if it is not open yet.
+    /// Opens a partition as of its last durable write-out. One that is open already is let go of: what it had applied
+    /// beyond that is forgotten.
     pub async fn partition(&self, id: PartitionId) -> Result<PartitionState, Error> {
-        if let Some(state) = self.find(id) {
-            return Ok(state);
-        }
+        let _exclusive = self.let_go(id).await;
         let shared = Arc::clone(&self.shared);
         let opened = self.shared.environment.tasks.blocking(move || shared.open_partition(id)).await?;
-        let state = self.lock().entry(id).or_insert(opened).clone();
-        let cleaner = state.clone();
+        self.lock().insert(id, opened.clone());
+        let cleaner = opened.clone();
         self.shared.environment.tasks.spawn("old rollups", async move { cleaner.remove_old_generations().await });
-        Ok(state)
+        Ok(opened)
+    }
+
+    /// Closes a partition: what holds on to its state can change no rows any more. The guard keeps out what still does.
+    async fn let_go(&self, id: PartitionId) -> Option<OwnedMutexGuard<()>> {
+        let state = self.lock().remove(&id)?;
+        let exclusive = Arc::clone(&state.shared.writing).lock_owned().await;
+        state.shared.lock().condition = Condition::LetGo;
+        Some(exclusive)
     }
 
     /// The state of a partition that is open.
@@ -111,16 +118,7 @@ impl Store {
 
     /// Closes a partition and removes all its rows: this node no longer holds a replica of it.
     pub async fn remove(&self, id: PartitionId) -> Result<(), Error> {
-        let state = self.lock().remove(&id);
-        let _exclusive = match &state {
-            Some(state) => {
-                let exclusive = Arc::clone(&state.shared.writing).lock_owned().await;
-                // A write-out that waits for its turn must not bring anything back.
-                state.shared.lock().condition = Condition::Removed;
-                Some(exclusive)
-            }
-            None => None,
-        };
+        let _exclusive = self.let_go(id).await;
         let rows = Arc::clone(&self.shared.rows);
         let removed = self.shared.environment.tasks.blocking(move || {
             // The row that names the generation comes first, so what a crash leaves behind counts nothing.

@@ -49,13 +49,15 @@ fn status_shows_disk_and_replication_and_says_when_there_is_no_majority() {
     assert_eq!(cluster.nodes[0].post(&[], event("checkout", T, "1")).unwrap().status, 200);
     let servers = cluster.nodes.iter().map(|node| format!("http://{}", node.http)).collect::<Vec<_>>().join(",");
     let status = || hourmark(&["status", "-o", "json", "--server", &servers]);
-    let (code, shown) = (status().status.code(), serde_json::from_slice::<Value>(&status().stdout).unwrap());
-    assert_eq!(code, Some(0));
-    assert!(
-        shown["nodes"].as_array().unwrap().iter().all(|node| node["disk_used_bytes"].as_u64() > Some(0)),
-        "{shown}"
-    );
-    assert!(shown["partitions"].as_array().unwrap().iter().all(|partition| partition["behind"].is_u64()), "{shown}");
+    // A leader that has just been handed a partition is heard of within a second.
+    eventually("disk and replication of every node and partition", || {
+        let output = status();
+        let shown: Value = serde_json::from_slice(&output.stdout).ok()?;
+        let has_disk = |node: &Value| node["disk_used_bytes"].as_u64() > Some(0);
+        let is_whole = shown["nodes"].as_array()?.iter().all(has_disk)
+            && shown["partitions"].as_array()?.iter().all(|partition| partition["behind"].is_u64());
+        (output.status.code() == Some(0) && is_whole).then_some(())
+    });
     let view = cluster.nodes[0].get("/v1/cluster").unwrap().body;
     assert_eq!((&view["settings"]["replication_factor"], &view["settings"]["partitions"]), (&3.into(), &6.into()));
     let figures = cluster.nodes[0].get("/metrics").unwrap().body.as_str().unwrap().to_owned();

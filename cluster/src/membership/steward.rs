@@ -279,6 +279,7 @@ mod tests {
             term: Term(1),
             voters: vec![NodeId(1), NodeId(2)],
             learners: Vec::new(),
+            members_at: None,
             caught_up: vec![NodeId(1), NodeId(2)],
             committed: None,
             applied: None,

@@ -143,6 +143,12 @@ impl Replica {
         self.inner.publish(None);
         self.inner.group.shutdown().await;
     }
+
+    /// Like [`Replica::close`], and waits until the machine is left alone, so that it may be removed or opened anew.
+    pub(crate) async fn leave(&self) {
+        self.close().await;
+        self.inner.group.let_go().await;
+    }
 }
 
 impl Inner {

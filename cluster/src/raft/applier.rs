@@ -34,6 +34,15 @@ struct Shared {
     state: Mutex<State>,
     /// While openraft recovers, which asks for the current snapshot several times, none is captured.
     is_opening: AtomicBool,
+    /// Held while the machine is changed.
+    turn: tokio::sync::Mutex<Turn>,
+}
+
+/// Whether the machine may be changed: openraft's worker goes on for a while after the group was shut down.
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Open,
+    Over,
 }
 
 /// What openraft asks back: the last entry applied, and the newest members.
@@ -48,8 +57,21 @@ impl Applier {
         let durable = machine.durable();
         let state = Mutex::new(State { applied: durable.position, members: members_of(group, &durable)? });
         let applied = watch::channel(durable.position.map(|position| position.offset)).0;
-        let is_opening = AtomicBool::new(false);
-        Ok(Applier { shared: Arc::new(Shared { group, machine, tasks, applied, state, is_opening }) })
+        let (is_opening, turn) = (AtomicBool::new(false), tokio::sync::Mutex::new(Turn::Open));
+        Ok(Applier { shared: Arc::new(Shared { group, machine, tasks, applied, state, is_opening, turn }) })
+    }
+
+    /// Waits for what is being applied or installed, and lets nothing follow it: on return the machine is left alone.
+    pub async fn let_go(&self) {
+        *self.shared.turn.lock().await = Turn::Over;
+    }
+
+    async fn turn(&self) -> io::Result<tokio::sync::MutexGuard<'_, Turn>> {
+        let turn = self.shared.turn.lock().await;
+        if *turn == Turn::Over {
+            return Err(io::Error::other(format!("group {} has let go of its machine", self.shared.group)));
+        }
+        Ok(turn)
     }
 
     /// Whether openraft is still recovering from this machine.
@@ -156,6 +178,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
+        let _turn = self.turn().await?;
         while let Some((entry, responder)) = entries.try_next().await? {
             let answer = self.apply_one(entry).await?;
             if let Some(responder) = responder {
@@ -173,6 +196,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
         let Some(chunks) = snapshot.0 else {
             return Err(io::Error::other("a snapshot without bytes cannot be installed"));
         };
+        let _turn = self.turn().await?;
         let members = Members::of_stored(&meta.last_membership);
         let at = meta.last_log_id.as_ref().map(position);
         let durable = Durable { position: at, membership: Some(members.encode()) };

@@ -61,7 +61,7 @@ pub struct Group {
     node: NodeId,
     raft: Raft,
     log: GroupLog,
-    applied: watch::Receiver<Option<Offset>>,
+    applier: Applier,
     server: Server,
     sending: Arc<AtomicUsize>,
 }
@@ -98,7 +98,6 @@ impl Group {
         let environment = context.environment.clone();
         let log = context.log.group(id);
         let applier = Applier::new(id, machine, environment.tasks.clone())?;
-        let applied = applier.applied();
         let sending = Arc::new(AtomicUsize::new(0));
         let network = Network {
             group: id,
@@ -116,7 +115,7 @@ impl Group {
         applier.set_opening(false);
         raft.run();
         let server = Server::new(context, id, raft.clone());
-        Ok(Group { id, node: context.node, raft, log, applied, server, sending })
+        Ok(Group { id, node: context.node, raft, log, applier, server, sending })
     }
 
     pub fn id(&self) -> GroupId {
@@ -130,7 +129,7 @@ impl Group {
 
     /// How far this node has applied; moves with each entry.
     pub fn applied(&self) -> watch::Receiver<Option<Offset>> {
-        self.applied.clone()
+        self.applier.applied()
     }
 
     /// The group as this node sees it now.
@@ -291,6 +290,11 @@ impl Group {
             tracing::warn!(group = %self.id, %error, "a group's task did not end cleanly");
         }
     }
+
+    /// Once it is shut down: waits until the state machine is left alone.
+    pub async fn let_go(&self) {
+        self.applier.let_go().await;
+    }
 }
 
 /// Tells when a group's view may have changed.
@@ -347,6 +351,9 @@ fn raft_config(config: &Config, group: GroupId) -> io::Result<Arc<openraft::Conf
         // other entries, while a follower has kept the first ones: replicas diverge (seen in 4 of 24 simulated runs).
         enable_leader_restore: Some(cfg!(feature = "planted-bugs") && plants_leader_restore()),
         enable_pre_vote: Some(true),
+        // A replica that moved away and comes back begins anew, and a leader may have heard the old one answer just before.
+        // It must then forget what that one had; only entries before the replica was a member again can be among it.
+        allow_log_reversion: Some(true),
         // Snapshots are how far the state is durable; the state machine says when (`Group::purge`).
         snapshot_policy: SnapshotPolicy::Never,
         max_in_snapshot_log_to_keep: u64::MAX,

@@ -18,10 +18,14 @@ pub struct View {
     pub voters: Vec<BTreeSet<NodeId>>,
     /// Members without a vote.
     pub learners: BTreeSet<NodeId>,
+    /// The entry of this node's log that names these members, committed or not.
+    pub members_at: Option<LogPosition>,
     /// All voters of the newest membership that is known to be committed, of both sets while a change is under way.
     pub committed_voters: BTreeSet<NodeId>,
     /// Its members without a vote.
     pub committed_learners: BTreeSet<NodeId>,
+    /// The entry that names those.
+    pub committed_members_at: Option<LogPosition>,
     /// The last entry in this node's log.
     pub last: Option<Offset>,
     /// What this node knows to be committed.
@@ -46,8 +50,10 @@ impl View {
             leader: metrics.current_leader.map(NodeId),
             voters: voters.map(|set| set.iter().map(|id| NodeId(*id)).collect()).collect(),
             learners: membership.learner_ids().map(NodeId).collect(),
+            members_at: metrics.membership_config.log_id().as_ref().map(position),
             committed_voters: committed.voter_ids().map(NodeId).collect(),
             committed_learners: committed.learner_ids().map(NodeId).collect(),
+            committed_members_at: metrics.committed_membership_config.log_id().as_ref().map(position),
             last: metrics.last_log_index.map(Offset),
             committed: metrics.local_committed.as_ref().map(position),
             applied: metrics.last_applied.as_ref().map(position),

@@ -448,6 +448,14 @@ mod tests {
     }
 
     #[test]
+    fn a_power_cut_within_an_append_leaves_nothing_of_the_next_one() {
+        let (disk, file) = disk();
+        write(&*file, 2000, &[2; 10]).unwrap();
+        write(&*file, 2010, &[3; 10]).unwrap();
+        assert_eq!(disk.crash_with(Tear::Prefix(7)).files()[0].1.len(), 2007);
+    }
+
+    #[test]
     fn the_same_seed_tears_the_same() {
         let torn = || {
             let (mut disk, _file) = disk();

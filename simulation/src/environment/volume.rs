@@ -340,9 +340,12 @@ impl Survivors {
 }
 
 fn write(content: &mut Vec<u8>, position: u64, bytes: &[u8]) {
+    if bytes.is_empty() {
+        return; // Writing nothing behind a file's end does not extend it.
+    }
     let position = to_usize(position);
     let end = position + bytes.len();
-    if !bytes.is_empty() && content.len() < end {
+    if content.len() < end {
         content.resize(end, 0);
     }
     content[position..end].copy_from_slice(bytes);

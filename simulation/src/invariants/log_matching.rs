@@ -20,9 +20,13 @@ impl LogMatching {
         self.last.retain(|(known, _), _| known != machine);
     }
 
-    /// A replica's state was replaced: it goes on anywhere.
-    pub fn skips(&mut self, machine: &str, group: u64) {
-        self.last.remove(&(machine.to_owned(), group));
+    /// A replica was opened or its state replaced: it goes on behind `offset`, or from the first entry.
+    pub fn goes_on(&mut self, machine: &str, group: u64, offset: Option<u64>) {
+        let replica = (machine.to_owned(), group);
+        match offset {
+            Some(offset) => self.last.insert(replica, offset),
+            None => self.last.remove(&replica),
+        };
     }
 
     /// A replica has applied an entry.
@@ -62,5 +66,7 @@ mod tests {
         assert!(log.applied("n1", 1, at(1, 2), 7).is_err(), "a hole");
         log.begins("n1");
         log.applied("n1", 1, at(1, 0), 5).unwrap();
+        log.goes_on("n1", 1, Some(7));
+        assert!(log.applied("n1", 1, at(1, 9), 5).is_err(), "a hole behind what was durable");
     }
 }

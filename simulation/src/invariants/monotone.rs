@@ -14,13 +14,8 @@ pub struct ConsumedMonotone {
 }
 
 impl ConsumedMonotone {
-    /// A machine begins anew, from what was durable.
-    pub fn begins(&mut self, machine: &str) {
-        self.reached.retain(|(known, _), _| known != machine);
-    }
-
-    /// A replica's state was replaced.
-    pub fn installed(&mut self, machine: &str, partition: u64) {
+    /// A replica was opened or its state replaced: it goes on from what is durable.
+    pub fn goes_on(&mut self, machine: &str, partition: u64) {
         self.reached.remove(&(machine.to_owned(), partition));
     }
 
@@ -52,7 +47,7 @@ mod tests {
         consumed.consumed("n2", 0, 10, 12).unwrap();
         assert!(consumed.consumed("n1", 0, 10, 12).is_err());
         assert!(consumed.consumed("n3", 0, 10, 13).is_err());
-        consumed.begins("n1");
+        consumed.goes_on("n1", 0);
         consumed.consumed("n1", 0, 10, 12).unwrap();
     }
 }

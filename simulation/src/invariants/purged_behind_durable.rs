@@ -18,6 +18,15 @@ impl PurgedBehindDurable {
         *known = (*known).max(offset);
     }
 
+    /// A replica was opened or its state replaced: this is durable, and nothing else.
+    pub fn goes_on(&mut self, machine: &str, partition: u64, offset: Option<u64>) {
+        let replica = (machine.to_owned(), partition);
+        match offset {
+            Some(offset) => self.durable.insert(replica, offset),
+            None => self.durable.remove(&replica),
+        };
+    }
+
     /// A node has purged the log of a group up to and including an offset. Group 0 holds no rollups.
     pub fn purged(&mut self, machine: &str, group: u64, offset: u64) -> Result<(), Violation> {
         let Some(partition) = group.checked_sub(1) else { return Ok(()) };
@@ -41,6 +50,8 @@ mod tests {
         purged.durable("n1", 0, 9);
         purged.purged("n1", 1, 9).unwrap();
         assert!(purged.purged("n1", 1, 10).is_err());
+        purged.goes_on("n1", 0, Some(4));
+        assert!(purged.purged("n1", 1, 9).is_err(), "what an earlier replica held");
         assert!(purged.purged("n2", 1, 1).is_err());
         purged.purged("n2", 0, 100).unwrap();
     }

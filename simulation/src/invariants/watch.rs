@@ -40,7 +40,6 @@ impl Watch {
     pub fn begins(&mut self, machine: &str, life: u64) {
         self.lives.insert(machine.to_owned(), life);
         self.log_matching.begins(machine);
-        self.consumed_monotone.begins(machine);
     }
 
     /// A machine's memory is gone.
@@ -94,14 +93,15 @@ impl Watch {
             "checkpoint applied" => {
                 self.consumed_monotone.consumed(machine, number("partition"), number("through"), number("offset"))
             }
-            "rollups written out" | "snapshot installed" | "a partition's store is open" => {
-                if let Some(offset) = message.number("offset") {
-                    self.purged_behind_durable.durable(machine, number("partition"), offset);
-                }
-                if message.text == "snapshot installed" {
-                    self.log_matching.skips(machine, number("partition") + 1);
-                    self.consumed_monotone.installed(machine, number("partition"));
-                }
+            "rollups written out" => {
+                self.purged_behind_durable.durable(machine, number("partition"), number("offset"));
+                Ok(())
+            }
+            "a partition's store is open" | "snapshot installed" => {
+                let (partition, offset) = (number("partition"), message.number("offset"));
+                self.log_matching.goes_on(machine, partition + 1, offset);
+                self.consumed_monotone.goes_on(machine, partition);
+                self.purged_behind_durable.goes_on(machine, partition, offset);
                 Ok(())
             }
             "log purged" => self.purged_behind_durable.purged(machine, number("group"), number("offset")),

@@ -1,6 +1,6 @@
 //! A run as data: the world that it takes place in, and the faults that strike it, each at its moment.
 //!
-//! A plan is drawn from a seed ([`swarm`]), written by a scenario, or read from a file ([`file`]) that a person has edited. A
+//! A plan is drawn from a seed ([`swarm`]), written by a scenario, or read from a file ([`mod@file`]) that a person has edited. A
 //! fault carries its own end, so that any of them can be left out and the rest still makes sense (which is how a failing
 //! plan is made smaller).
 
@@ -8,6 +8,7 @@ pub mod file;
 pub mod swarm;
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// Everything that decides a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,13 @@ pub struct Conditions {
     pub checkpoint_ms: u64,
     /// How often rollups are written out, in ms.
     pub write_out_ms: u64,
+    /// After how long the replicas of a silent node are made anew elsewhere, in ms.
+    #[serde(default = "ten_minutes")]
+    pub replace_after_ms: u64,
+}
+
+fn ten_minutes() -> u64 {
+    600_000
 }
 
 /// A fault and its moment.
@@ -211,6 +219,7 @@ impl Default for Conditions {
             segment_kib: 256,
             checkpoint_ms: 2000,
             write_out_ms: 5000,
+            replace_after_ms: ten_minutes(),
         }
     }
 }
@@ -259,6 +268,17 @@ impl Plan {
         self.steps.iter().filter(leave).count()
     }
 
+    /// Whether only one node leaves at a time; the same one may be drained again and again.
+    fn departs_alone(&self) -> bool {
+        let drained = |step: &Step| match step.fault {
+            Fault::Drain { who: Who::Node(node), .. } => Some(node),
+            _ => None,
+        };
+        let nodes: BTreeSet<u64> = self.steps.iter().filter_map(drained).collect();
+        let drains = self.steps.iter().filter(|step| drained(step).is_some()).count();
+        self.departures() <= 1 || (self.departures() == drains && nodes.len() == 1)
+    }
+
     /// Checks every bound; says which is not kept.
     pub fn validate(&self) -> Result<(), String> {
         let rules = [
@@ -268,11 +288,12 @@ impl Plan {
             ),
             ((1..=8).contains(&self.partitions), "partitions must be 1 to 8"),
             // A second one could take the majority of those that are left.
-            (self.departures() <= 1 && (self.departures() == 0 || self.nodes >= 3), "one node may leave, of 3 or more"),
+            (self.departs_alone() && (self.departures() == 0 || self.nodes >= 3), "one node may leave, of 3 or more"),
             (self.load.apps >= 1 && self.load.events_max >= 1, "apps and events_max must be at least 1"),
             (self.load.pause_ms >= 20, "pause_ms must be at least 20"),
             (self.world.latency_ms.0 <= self.world.latency_ms.1, "latency_ms must be the shorter one first"),
             (self.world.segment_kib >= 64, "segment_kib must be at least 64"),
+            (self.world.replace_after_ms >= 5000, "replace_after_ms must be at least 5000"),
             (
                 (MONTH_MS..MONTH_MS + 25 * 86_400_000).contains(&self.began_ms),
                 "began_ms must lie in the first 25 days of November 2026",

@@ -141,6 +141,7 @@ fn conditions(random: &mut StdRng) -> Conditions {
         segment_kib: pick(random, &[64, 256, 1024]),
         checkpoint_ms: pick(random, &[200, 2000, 5000]),
         write_out_ms: pick(random, &[1000, 5000, 30_000]),
+        replace_after_ms: pick(random, &[5000, 20_000, 600_000]),
     }
 }
 

@@ -133,6 +133,7 @@ impl World {
         let undos = std::mem::take(&mut self.undos);
         undos.into_values().for_each(|undo| self.undo_for_good(undo));
         observe::stop_panics();
+        self.lose_no_more();
         let lost = self.shared.lost.borrow().clone();
         for number in 1..=self.shared.nodes.get() {
             self.node(number).mend();
@@ -145,6 +146,15 @@ impl World {
         }
         self.shared.has_ended.set(true);
         self.shared.is_calm.set(true);
+    }
+
+    /// Links do not fail by themselves any more.
+    fn lose_no_more(&self) {
+        let quality = Quality { loss_permille: 0, ..self.network.quality() };
+        let names = self.network.names();
+        for (number, one) in names.iter().enumerate() {
+            names[number + 1..].iter().for_each(|other| self.network.set_quality(one, other, Some(quality)));
+        }
     }
 
     fn look_after_nodes(&mut self) {

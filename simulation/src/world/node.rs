@@ -86,6 +86,7 @@ impl Node {
             segment_bytes: plan.world.segment_kib << 10,
             checkpoint_interval: Duration::from_millis(plan.world.checkpoint_ms),
             write_out_interval: Duration::from_millis(plan.world.write_out_ms),
+            replace_after: Duration::from_millis(plan.world.replace_after_ms),
             shutdown: Box::pin(async move { stop.notified().await }),
         };
         trace::line(format_args!("{} starts, life {}", self.name, self.life));

@@ -20,6 +20,7 @@ pub fn start(start: NodeStart) -> LocalBoxFuture<'static, Result<(), String>> {
         log_bytes_max: usize::try_from(start.segment_bytes * 8).expect("a simulated log fits into memory"),
         checkpoint_interval: start.checkpoint_interval,
         write_out_interval: start.write_out_interval,
+        replace_after: Some(start.replace_after),
         // Wall clocks jump, and an event that another node takes must not be refused for that.
         max_future: None,
         ..Config::default()

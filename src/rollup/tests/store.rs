@@ -115,6 +115,27 @@ async fn a_removed_partition_is_empty_when_it_comes_back() {
 }
 
 #[tokio::test]
+async fn a_partition_that_is_opened_again_is_as_it_was_written_out_and_the_one_before_writes_no_more() {
+    let disk = MemoryDisk::default();
+    let (store, _) = open(&disk, Policy::default()).await;
+    let (mut log, id) = (Log::default(), PartitionId(1));
+    let before = replica_of(&store, &disk, 1).await;
+    count_one(&mut log, &before);
+    store.write_out().await.unwrap();
+    let written = before.state.durable().position.map(|at| at.offset);
+    count_one(&mut log, &before);
+
+    let again = store.partition(id).await.unwrap();
+    assert_eq!(again.applied(), written);
+    before.state.write_out().await.unwrap();
+    assert_eq!(store.partition(id).await.unwrap().applied(), written);
+
+    let again = replica_of(&store, &disk, 1).await;
+    log.feed(&again);
+    assert_eq!(again.state.digest(), before.state.digest());
+}
+
+#[tokio::test]
 async fn a_write_out_that_waits_brings_nothing_back_that_was_removed() {
     let disk = MemoryDisk::default();
     let (store, _) = open(&disk, Policy::default()).await;
