@@ -311,7 +311,7 @@ impl Changes {
         // A role is told before the view that has it. What comes in between the two lines is a change.
         let (role, vote) = {
             let roles = self.roles.borrow_and_update();
-            (roles.state, roles.vote.clone())
+            (roles.state, roles.vote)
         };
         let metrics = self.metrics.borrow_and_update();
         self.is_current = metrics.state == role && metrics.vote == vote;
