@@ -2,7 +2,7 @@
 
 use crate::schedule::Plan;
 
-/// Leaves out as many faults as possible, and then load behind the last one.
+/// Leaves out as many faults as possible, then load behind the last one, and then quiet time before the first.
 ///
 /// First halves, then quarters, down to single faults (delta debugging; Zeller and Hildebrandt, "Simplifying and Isolating
 /// Failure-Inducing Input", TSE 2002). Costs one run a try: about `faults * log(faults)`. Ask for the [next](Shrinking::candidate)
@@ -14,13 +14,18 @@ pub struct Shrinking {
     at: usize,
     /// Into how small a share of the load is tried next.
     shares: Vec<u64>,
+    /// How large a share of the quiet time is tried to be left out next.
+    quiet_shares: Vec<u64>,
 }
+
+/// Quiet time that is left before the first fault, in ms.
+const QUIET_MS: u64 = 1000;
 
 impl Shrinking {
     /// Begins with a plan that fails.
     pub fn new(plan: &Plan) -> Shrinking {
         let chunk = plan.steps.len().div_ceil(2);
-        Shrinking { smallest: plan.clone(), chunk, at: 0, shares: vec![2, 4, 8] }
+        Shrinking { smallest: plan.clone(), chunk, at: 0, shares: vec![2, 4, 8], quiet_shares: vec![4, 2, 1] }
     }
 
     /// The smallest plan so far that fails.
@@ -45,6 +50,16 @@ impl Shrinking {
             let load_ms = (self.smallest.load_ms / share).max(last_ms + 1000);
             if load_ms < self.smallest.load_ms {
                 return Some(Plan { load_ms, ..self.smallest.clone() });
+            }
+        }
+        while let Some(share) = self.quiet_shares.pop() {
+            let first_ms = self.smallest.steps.first().map_or(0, |step| step.at_ms);
+            let earlier_ms = first_ms.saturating_sub(QUIET_MS) / share;
+            if earlier_ms > 0 {
+                let mut candidate = self.smallest.clone();
+                candidate.load_ms -= earlier_ms;
+                candidate.steps.iter_mut().for_each(|step| step.at_ms -= earlier_ms);
+                return Some(candidate);
             }
         }
         None
@@ -84,6 +99,27 @@ mod tests {
         assert_eq!(left, [7, 31]);
         assert!(runs < 80, "{runs} runs");
         assert!(shrinking.smallest().load_ms < 20_000);
+    }
+
+    #[test]
+    fn quiet_time_before_the_first_fault_is_left_out() {
+        let plan = Plan::new("mine", 1, 240_000)
+            .at(201_000, Fault::Loss { permille: 1, ms: 1 })
+            .at(204_000, Fault::Loss { permille: 2, ms: 1 });
+        let shrunk = |needed_ms: u64| {
+            let mut shrinking = Shrinking::new(&plan);
+            while let Some(candidate) = shrinking.candidate() {
+                let still_fails = candidate.steps.len() == 2 && candidate.steps[0].at_ms >= needed_ms;
+                shrinking.learn(candidate, still_fails);
+            }
+            let smallest = shrinking.smallest();
+            assert_eq!(smallest.steps[1].at_ms, smallest.steps[0].at_ms + 3000, "what lies between them stays");
+            assert_eq!(smallest.validate(), Ok(()));
+            (smallest.steps[0].at_ms, smallest.load_ms)
+        };
+        assert_eq!(shrunk(0), (1000, 5000));
+        assert_eq!(shrunk(60_000), (76_000, 80_000), "half of it, and then a quarter of the rest");
+        assert_eq!(shrunk(200_000), (201_000, 205_000));
     }
 
     #[test]
