@@ -27,6 +27,13 @@ const BUGS: &[(&str, &str, &str)] = &[
     ("stuck-after-takeover", "leader-isolated", "serves-again"),
     ("leader-restore", "blackout", "led-once"),
     ("no-read-barrier", "leader-isolated", "fresh-reads"),
+    ("ignores-after", "split-and-crash", "fresh-reads"),
+    ("early-week", "late-flood", "counted-once"),
+    ("rounded-ranges", "late-flood", "exact-numbers"),
+    ("young-revisions", "split-and-crash", "monotone"),
+    ("late-sync", "blackout", "leader-complete"),
+    ("lost-acks", "poison-entry", "conserved"),
+    ("never-purges", "follower-away", "bounded"),
 ];
 
 /// The invariant that does not hold in one run, if there is one.

@@ -115,6 +115,7 @@ pub const SITUATIONS: &[Situation] = &[
     told_of("outcome_unknown", "a client never learns what became of its request"),
     told_of("read_unavailable", "a linearizable read is refused for want of a majority"),
     told_of("local_read_behind", "a local read is behind what was acked"),
+    told_of("own_write_read", "a read with the token of an ack is answered"),
     told_of("hour_crossed", "an hour ends while events of it arrive"),
     told_of("late_event", "an event comes after its hour was sealed"),
     told_of("node_drained", "everything that a node holds is moved away while clients send"),

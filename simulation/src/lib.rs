@@ -73,6 +73,8 @@ pub struct NodeStart {
     pub partitions: u16,
     /// Size of a file of the log.
     pub segment_bytes: u64,
+    /// Bound of the log.
+    pub log_bytes_max: u64,
     /// How often aggregators write checkpoints.
     pub checkpoint_interval: Duration,
     /// How often rollups are written out.
@@ -159,7 +161,7 @@ pub fn run(plan: &Plan, start: &StartNode, watching: Watching) -> (Report, Vec<M
         trace: format!("{:016x}", summary.hash),
         records: summary.events,
         simulated_s: simulated.as_secs_f64(),
-        acked_events: world.shared().acked_events.get(),
+        acked_events: world.shared().acked_events(),
         retried: world.shared().retried.get(),
         faults: plan.steps.len() as u64,
         situations: coverage::counts(),

@@ -5,7 +5,7 @@ use crate::observe::Message;
 use serde::Serialize;
 use std::cell::RefCell;
 
-/// Marks kept at most: a page with more cannot be read.
+/// So many marks are kept before answers of clients are left out: a page with more cannot be read.
 const MARKS_MAX: usize = 60_000;
 
 /// Something at a moment.
@@ -34,7 +34,8 @@ pub fn start() {
 /// Keeps a mark, if anybody wants to see them.
 pub fn mark(lane: &str, kind: &'static str, text: impl FnOnce() -> String) {
     MARKS.with_borrow_mut(|marks| {
-        if let Some(marks) = marks.as_mut().filter(|marks| marks.len() < MARKS_MAX) {
+        let is_answer = ["ack", "read", "refused", "unknown"].contains(&kind);
+        if let Some(marks) = marks.as_mut().filter(|marks| !is_answer || marks.len() < MARKS_MAX) {
             let at_ms = u64::try_from(time::now().as_millis()).unwrap_or(u64::MAX);
             marks.push(Mark { at_ms, lane: lane.to_owned(), kind, text: text() });
         }

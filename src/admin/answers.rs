@@ -159,8 +159,8 @@ pub struct DigestAnswer {
     pub partitions: Vec<Digest>,
 }
 
-/// What a replica holds, in one number, and what became of every event of the log up to there:
-/// `events` = `counted` + `duplicate` + `quarantined`.
+/// What a replica holds, in one number, and what became of every event of its log:
+/// `events` = `counted` + `duplicate` + `quarantined` + `pending`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Digest {
     /// The partition.
@@ -170,7 +170,7 @@ pub struct Digest {
     /// Equal on replicas with equal rollups; hexadecimal.
     #[schema(example = "5d41402abc4b2a76b9719d911017c592")]
     pub digest: String,
-    /// Events in the log up to and including `consumed_offset`.
+    /// Events in the log, as far as this replica has applied it.
     #[schema(example = 100_000)]
     pub events: u64,
     /// Those that are in rollups.
@@ -182,6 +182,10 @@ pub struct Digest {
     /// Those that could not be folded and were set aside.
     #[schema(example = 0)]
     pub quarantined: u64,
+    /// Those behind `consumed_offset`: acknowledged, and part of every linearizable answer, but not yet in stored rollups.
+    #[serde(default)]
+    #[schema(required, example = 0)]
+    pub pending: u64,
 }
 
 /// What could not be folded.

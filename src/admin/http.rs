@@ -285,10 +285,11 @@ mod tests {
                     partition: 0,
                     consumed_offset: Some(7),
                     digest: "beef".to_owned(),
-                    events: 6,
+                    events: 10,
                     counted: 3,
                     duplicate: 2,
                     quarantined: 1,
+                    pending: 4,
                 }]),
                 Some(reason) => Err(reason.to_owned()),
             }
@@ -386,7 +387,7 @@ mod tests {
     async fn replicas_show_their_digests_and_say_when_they_cannot() {
         let expected = json!({"node_id": 1, "partitions": [{
             "partition": 0, "consumed_offset": 7, "digest": "beef",
-            "events": 6, "counted": 3, "duplicate": 2, "quarantined": 1,
+            "events": 10, "counted": 3, "duplicate": 2, "quarantined": 1, "pending": 4,
         }]});
         assert_eq!(ask(&router(None), "/v1/digest").await.json(), expected);
         let seen = ask(&router(Some("a secret path")), "/v1/digest").await;

@@ -19,8 +19,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(300);
 /// Check that replicas are identical and that every event is accounted for
 ///
 /// Asks each node what its replicas hold. Replicas at the same `consumed_offset` must have the same digest, and of the
-/// events in the log up to there each one is counted, a duplicate, or in quarantine. While events arrive, replicas stand at
-/// different offsets: they are asked again until they meet. Exit code 1: something differs, or they did not meet in time.
+/// events in the log each one is counted, a duplicate, in quarantine, or pending: behind `consumed_offset`, and counted at
+/// the next checkpoint. While events arrive, replicas stand at different offsets: they are asked again until they meet. Exit
+/// code 1: something differs, or they did not meet in time.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Examples:
@@ -55,7 +56,7 @@ struct Replica {
 enum Verdict {
     /// All at the same offset with the same digest, and every event is accounted for.
     Identical,
-    /// Somewhere the events that were counted, repeated and set aside are not those of the log.
+    /// Somewhere the events that were counted, repeated, set aside and are pending are not those of the log.
     Unbalanced,
     /// Two at the same offset with different digests.
     Different,
@@ -124,13 +125,22 @@ fn compare(mut replicas: Vec<Replica>) -> Comparison {
 
 /// Whether every event of the log is accounted for.
 fn is_balanced(digest: &Digest) -> bool {
-    let sum = digest.counted.checked_add(digest.duplicate).and_then(|sum| sum.checked_add(digest.quarantined));
-    sum == Some(digest.events)
+    let parts = [digest.counted, digest.duplicate, digest.quarantined, digest.pending];
+    parts.into_iter().try_fold(0u64, u64::checked_add) == Some(digest.events)
 }
 
 fn tell(comparison: &Comparison, format: Format) -> Outcome {
-    let columns = ["partition", "node", "consumed_offset", "events", "counted", "duplicate", "quarantined", "digest"];
-    let mut table = Table::new(columns);
+    let mut table = Table::new([
+        "partition",
+        "node",
+        "consumed_offset",
+        "events",
+        "counted",
+        "duplicate",
+        "quarantined",
+        "pending",
+        "digest",
+    ]);
     table.rows.extend(comparison.replicas.iter().map(|Replica { node, digest }| {
         vec![
             digest.partition.to_string(),
@@ -140,6 +150,7 @@ fn tell(comparison: &Comparison, format: Format) -> Outcome {
             digest.counted.to_string(),
             digest.duplicate.to_string(),
             digest.quarantined.to_string(),
+            digest.pending.to_string(),
             digest.digest.clone(),
         ]
     }));
@@ -153,7 +164,9 @@ fn tell(comparison: &Comparison, format: Format) -> Outcome {
             eprintln!("all replicas are identical, and every event is accounted for");
             return Ok(());
         }
-        Verdict::Unbalanced => "a replica's log holds other events than were counted, repeated and set aside",
+        Verdict::Unbalanced => {
+            "a replica's log holds other events than were counted, repeated, set aside and are pending"
+        }
         Verdict::Different => "replicas at the same offset have different digests",
         Verdict::Moving => {
             "the replicas never stood at the same offset; try again when fewer events arrive, or with a longer --timeout"
@@ -171,10 +184,11 @@ mod tests {
             partition,
             consumed_offset: Some(offset),
             digest: digest.to_owned(),
-            events: 9,
+            events: 12,
             counted: 6,
             duplicate: 2,
             quarantined: 1,
+            pending: 3,
         };
         Replica { node, digest }
     }
@@ -199,5 +213,8 @@ mod tests {
             replica.digest.counted = counted;
             assert_eq!(compare(vec![replica]).verdict, expected);
         }
+        let mut replica = replica((1, 0, 5, "a"));
+        replica.digest.pending = 0;
+        assert_eq!(compare(vec![replica]).verdict, Verdict::Unbalanced, "what is not counted yet is not forgotten");
     }
 }

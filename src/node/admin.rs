@@ -4,7 +4,7 @@ use super::settings::ClusterSettings;
 use crate::admin::{Digest, Progress, QuarantinedEntry, SettingsAnswer, Source};
 use crate::metrics::{Figures, PartitionFigures};
 use crate::query::Query;
-use crate::rollup::Store;
+use crate::rollup::{Account, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::environment::Environment;
@@ -61,7 +61,7 @@ impl Source for NodeSource {
     async fn digests(&self) -> Result<Vec<Digest>, String> {
         let partitions = self.store.partitions().into_iter();
         let digests = partitions.map(|partition| {
-            let (digest, events, tally) = partition.account();
+            let Account { digest, events, tally, pending } = partition.account();
             Digest {
                 partition: partition.id().0,
                 consumed_offset: digest.consumed.map(|offset| offset.0),
@@ -70,6 +70,7 @@ impl Source for NodeSource {
                 counted: tally.counted,
                 duplicate: tally.duplicate,
                 quarantined: tally.quarantined,
+                pending,
             }
         });
         Ok(digests.collect())

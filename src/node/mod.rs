@@ -116,7 +116,10 @@ impl Node {
             host.store(&settings).await.map_err(|error| Error::Failed(format!("opening the store: {error}")))?;
         let aggregation = start_aggregation(config, environment, &cluster, &store, settings, &metrics).await?;
         housekeeping::start(environment, &cluster, &store, &aggregation);
-        let stored = Arc::new(StoreReads { store: store.clone(), tasks: environment.tasks.clone() });
+        let stored: Arc<dyn query::StoredReads> =
+            Arc::new(StoreReads { store: store.clone(), tasks: environment.tasks.clone() });
+        #[cfg(feature = "planted-bugs")]
+        let stored = planted::stored(stored);
         let open = OpenReads { cluster: cluster.clone(), aggregation: aggregation.clone() };
         let lateness = Duration::from_millis(settings.lateness_ms);
         host.answer_by(Leader::new(stored.clone(), Arc::new(open), settings.sketch(), lateness));

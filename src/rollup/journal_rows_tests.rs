@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::rollup::rows::conformance;
+use crate::rollup::tests::disk::{Crash, MemoryDisk};
 use cluster::environment::SystemDisk;
 
 fn disk(directory: &tempfile::TempDir) -> Arc<dyn Disk> {
@@ -132,4 +133,21 @@ fn golden_journal() {
     let mut bytes = vec![0; file.len().unwrap() as usize];
     file.read_at(&mut bytes, 0).unwrap();
     crate::format::golden::check("rows-journal-v1", &bytes);
+}
+
+#[test]
+fn what_a_failed_sync_left_in_memory_is_not_believed_by_the_next_process() {
+    let memory = MemoryDisk::default();
+    let disk: Arc<dyn Disk> = Arc::new(memory.clone());
+    let rows = open(&disk);
+    rows.apply(put(1, b"synced")).unwrap();
+    rows.flush().unwrap();
+    rows.apply(put(2, b"lost to the disk")).unwrap();
+    memory.fail_sync();
+    assert!(rows.flush().is_err());
+    drop(rows);
+    let told_durable = batches(&open(&disk));
+    let survivor: Arc<dyn Disk> = Arc::new(memory.after(Crash::PowerCut));
+    assert_eq!(batches(&open(&survivor)), told_durable, "what was opened survives a power cut");
+    assert_eq!(told_durable, 1);
 }

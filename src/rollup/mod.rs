@@ -46,7 +46,7 @@ pub use error::Error;
 pub use identities::{EDGE_SPAN, IDLE_HOURS, SEQUENCES_MIN};
 pub use position::{Consumed, Digest};
 pub use reader::{AppHours, AppsPage, AsOf, HoursPage, Reader};
-pub use state::{Figures, PartitionState};
+pub use state::{Account, Figures, PartitionState};
 pub use store::{DIRECTORY, Engine, Store};
 pub use tail::Acceptance;
 pub use write_out::{Behind, Policy};

@@ -87,6 +87,20 @@ pub(super) struct Inner {
     pub durable_bytes: u64,
 }
 
+/// What a replica holds, and what became of the events of its log:
+/// `events` = `tally.counted` + `tally.duplicate` + `tally.quarantined` + `pending`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// The fingerprint of what is consumed.
+    pub digest: Digest,
+    /// Events of the log, as far as it is applied.
+    pub events: u64,
+    /// What became of those up to `consumed`.
+    pub tally: Tally,
+    /// Events behind `consumed`.
+    pub pending: u64,
+}
+
 /// Figures of a replica, for status and metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -228,10 +242,12 @@ impl PartitionState {
         self.shared.lock().position.digest()
     }
 
-    /// The fingerprint, how many events the log holds up to it, and what became of them.
-    pub fn account(&self) -> (Digest, u64, Tally) {
+    /// The fingerprint, and what became of the events of the log, all at one moment.
+    pub fn account(&self) -> Account {
         let inner = self.shared.lock();
-        (inner.position.digest(), inner.position.events, inner.position.tally)
+        let pending = inner.tail.events();
+        let events = inner.position.events + pending;
+        Account { digest: inner.position.digest(), events, tally: inner.position.tally, pending }
     }
 
     /// Figures for status and metrics.

@@ -50,7 +50,7 @@ impl Fake {
                 get(async || {
                     let partitions = json!([{
                         "partition": 0, "consumed_offset": 40, "digest": "abc",
-                        "events": 9, "counted": 6, "duplicate": 2, "quarantined": 1,
+                        "events": 12, "counted": 6, "duplicate": 2, "quarantined": 1, "pending": 3,
                     }]);
                     axum::Json(json!({"node_id": 1, "partitions": partitions}))
                 }),

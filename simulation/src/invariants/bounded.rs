@@ -1,6 +1,7 @@
 //! Memory and log stay within their bounds.
 //!
-//! Source: docs/configuration.md, `inflight_bytes_max`; docs/architecture.md: the log is purged behind what is durable.
+//! Source: docs/configuration.md, `inflight_bytes_max` and `log_bytes_max`; docs/architecture.md: the log is purged behind what
+//! is durable.
 
 use super::Violation;
 
@@ -23,6 +24,18 @@ pub fn bounded(host: &str, metrics: &str) -> Result<(), Violation> {
     Ok(())
 }
 
+/// Checks that a node's log is within its bound again: for when all faults are over and all replicas agree.
+pub fn log_bounded(host: &str, metrics: &str, bytes_max: u64) -> Result<(), Violation> {
+    match figure(metrics, "hourmark_log_bytes") {
+        Some(bytes) if bytes <= bytes_max => Ok(()),
+        Some(bytes) => {
+            let detail = format!("{host}: the log holds {bytes} bytes, must come below {bytes_max}");
+            Err(Violation::new("bounded", detail))
+        }
+        None => Err(Violation::new("bounded", format!("{host} does not tell of its log"))),
+    }
+}
+
 fn figure(metrics: &str, name: &str) -> Option<u64> {
     let line = metrics.lines().find(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(' ')))?;
     line.split(' ').nth(1)?.parse().ok()
@@ -38,5 +51,12 @@ mod tests {
             |bytes: u64| format!("# HELP\nhourmark_ingest_in_flight_bytes {bytes}\nhourmark_disk_bytes 5\n# EOF");
         bounded("n1", &metrics(7)).unwrap();
         assert!(bounded("n1", &metrics(1 << 40)).is_err());
+    }
+
+    #[test]
+    fn a_log_beyond_its_bound_is_seen() {
+        log_bounded("n1", "hourmark_log_bytes 9", 9).unwrap();
+        assert!(log_bounded("n1", "hourmark_log_bytes 10", 9).is_err());
+        assert!(log_bounded("n1", "nothing", 9).is_err());
     }
 }

@@ -44,11 +44,7 @@ pub fn fresh_shared(place: &str, answer: Option<&Hour>, floor: &Floor, account: 
         return Err(Violation::new(NAME, format!("{place} has no events, {} were acked or seen before", floor.count)));
     };
     within_sent(place, answer, &account.sent)?;
-    let is_stale = answer.count < floor.count
-        || answer.sum_ms < ms(floor.acked.sum)
-        || answer.max_ms < ms(u128::from(floor.acked.max))
-        || (floor.acked.count > 0 && answer.min_ms > ms(u128::from(floor.acked.min)));
-    if is_stale {
+    if answer.count < floor.count || !holds(answer, &floor.acked) {
         return Err(Violation::new(NAME, format!("{place} is {answer:?}, known when it was asked was {floor:?}")));
     }
     if answer.revision < floor.revision {
@@ -60,15 +56,13 @@ pub fn fresh_shared(place: &str, answer: Option<&Hour>, floor: &Floor, account: 
     Ok(())
 }
 
-/// Checks a local answer: it may be behind, but holds nothing that was not sent, and all of what its reader asked to see.
-pub fn fresh_local(place: &str, answer: Option<&Hour>, own: u64, account: &Account) -> Result<(), Violation> {
+/// Checks a local answer: it may be behind, but holds nothing that was not sent, and all that was acked up to the token it
+/// was asked with (`own`; nothing without a token).
+pub fn fresh_local(place: &str, answer: Option<&Hour>, own: &Tally, account: &Account) -> Result<(), Violation> {
     match answer {
-        None if own == 0 => Ok(()),
-        Some(answer) if answer.count >= own => within_sent(place, answer, &account.sent),
-        _ => Err(Violation::new(
-            NAME,
-            format!("{place} lacks some of the {own} events of the token asked for: {answer:?}"),
-        )),
+        None if own.count == 0 => Ok(()),
+        Some(answer) if holds(answer, own) => within_sent(place, answer, &account.sent),
+        _ => Err(Violation::new(NAME, format!("{place} is {answer:?}, up to the token asked with are {own:?}"))),
     }
 }
 
@@ -76,6 +70,14 @@ pub fn fresh_local(place: &str, answer: Option<&Hour>, own: u64, account: &Accou
 pub fn fresh_marked(place: &str, answer: Option<&Hour>, before: &Markers, now: &Markers) -> Result<(), Violation> {
     let (count, sum) = answer.map_or((0, 0), |answer| (answer.count, answer.sum_ns()));
     now.check(before, count, sum).map_err(|what| Violation::new("unknown-at-most-once", format!("{place}: {what}")))
+}
+
+/// Whether an answer's numbers can be those of these events and more.
+fn holds(answer: &Hour, events: &Tally) -> bool {
+    answer.count >= events.count
+        && answer.sum_ms >= ms(events.sum)
+        && answer.max_ms >= ms(u128::from(events.max))
+        && (events.count == 0 || answer.min_ms <= ms(u128::from(events.min)))
 }
 
 fn within_sent(place: &str, answer: &Hour, sent: &Tally) -> Result<(), Violation> {
@@ -143,9 +145,13 @@ mod tests {
     #[test]
     fn a_local_answer_holds_at_least_what_was_asked_for() {
         let account = account();
-        fresh_local("", Some(&hour(1, 1.0, 1)), 1, &account).unwrap();
-        fresh_local("", None, 0, &account).unwrap();
-        assert!(fresh_local("", Some(&hour(1, 1.0, 1)), 2, &account).is_err());
-        assert!(fresh_local("", None, 1, &account).is_err());
+        let (none, mut own) = (Tally::default(), Tally::default());
+        own.add(1_000_000);
+        fresh_local("", Some(&hour(1, 1.0, 1)), &own, &account).unwrap();
+        fresh_local("", None, &none, &account).unwrap();
+        assert!(fresh_local("", None, &own, &account).is_err());
+        own.add(2_000_000);
+        assert!(fresh_local("", Some(&hour(1, 1.0, 1)), &own, &account).is_err(), "fewer events");
+        assert!(fresh_local("", Some(&hour(2, 2.5, 1)), &own, &account).is_err(), "others");
     }
 }

@@ -17,7 +17,7 @@ mod replicas_identical;
 mod serves_again;
 mod watch;
 
-pub use bounded::bounded;
+pub use bounded::{bounded, log_bounded};
 pub use conserved::conserved;
 pub use counted_once::counted_once;
 pub use fresh_reads::{Floor, fresh_local, fresh_marked, fresh_shared};
@@ -64,7 +64,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("purged-behind-durable", "docs/architecture.md, The one invariant"),
     ("replicas-identical", "docs/architecture.md, Replicas with equal consumed have equal digests"),
     ("conserved", "docs/architecture.md, Events in the log = counted + duplicate + quarantined"),
-    ("bounded", "docs/configuration.md, inflight_bytes_max; docs/architecture.md, purging"),
+    ("bounded", "docs/configuration.md, inflight_bytes_max, log_bytes_max; docs/architecture.md, purging"),
     ("stays-up", "docs/guarantees.md, Failures: what stops a node"),
     ("serves-again", "docs/guarantees.md, Failures"),
 ];

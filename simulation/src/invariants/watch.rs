@@ -75,8 +75,9 @@ impl Watch {
         match message.text.as_str() {
             "applied" => {
                 let at = Position { term: number("term"), leader: number("leader"), offset: number("offset") };
-                self.log_matching.applied(machine, number("group"), at, number("hash"))?;
-                self.leader_complete.applied(number("group"), at)
+                // The narrower statement first: it says more of what went wrong.
+                self.leader_complete.applied(number("group"), at)?;
+                self.log_matching.applied(machine, number("group"), at, number("hash"))
             }
             "leads" => {
                 self.leaderships += 1;

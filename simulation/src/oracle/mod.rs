@@ -11,7 +11,7 @@ mod markers;
 pub use account::{Account, Tally};
 pub use markers::{Markers, Outcome};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// An app and an hour (hours since the Unix epoch).
 pub type Key = (String, u64);
@@ -24,6 +24,18 @@ pub fn hour_of(time_ms: u64) -> u64 {
     time_ms / 3_600_000
 }
 
+/// Receipts that clients keep to read by: the newest.
+const RECEIPTS_MAX: usize = 32;
+
+/// An ack, to read one's own writes by.
+#[derive(Debug, Clone)]
+pub struct Receipt {
+    /// What it named.
+    pub token: String,
+    /// What a read with this token must hold: the request's events, and those that were acked before it was first sent.
+    pub holds: BTreeMap<Key, Tally>,
+}
+
 /// Everything that clients know.
 #[derive(Debug, Default)]
 pub struct Ledger {
@@ -33,6 +45,8 @@ pub struct Ledger {
     pub markers: BTreeMap<Key, Markers>,
     /// Events that were acked.
     pub acked_events: u64,
+    /// The newest acks.
+    pub receipts: VecDeque<Receipt>,
 }
 
 impl Ledger {
@@ -40,6 +54,25 @@ impl Ledger {
     pub fn sent(&mut self, events: &Events) {
         for (app, time, value) in events {
             self.shared.entry((app.clone(), hour_of(*time))).or_default().sent.add(*value);
+        }
+    }
+
+    /// What a read that follows the ack of these, which are not sent yet, must hold of their apps and hours.
+    pub fn up_to(&self, events: &Events) -> BTreeMap<Key, Tally> {
+        let mut holds = BTreeMap::new();
+        for (app, time, value) in events {
+            let key = (app.clone(), hour_of(*time));
+            let acked = self.shared.get(&key).map_or_else(Tally::default, |account| account.acked);
+            holds.entry(key).or_insert(acked).add(*value);
+        }
+        holds
+    }
+
+    /// Keeps a receipt.
+    pub fn keep(&mut self, receipt: Receipt) {
+        self.receipts.push_back(receipt);
+        if self.receipts.len() > RECEIPTS_MAX {
+            self.receipts.pop_front();
         }
     }
 

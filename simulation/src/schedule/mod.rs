@@ -80,6 +80,13 @@ pub struct Conditions {
     pub replace_after_ms: u64,
 }
 
+impl Conditions {
+    /// Bound of a node's log, in bytes: eight of its files.
+    pub fn log_bytes_max(&self) -> u64 {
+        self.segment_kib << 13
+    }
+}
+
 fn ten_minutes() -> u64 {
     600_000
 }

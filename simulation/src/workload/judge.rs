@@ -1,7 +1,7 @@
 //! The judge: says when the cluster is whole and load may begin, and checks everything when all is over.
 
 use super::Actor;
-use crate::invariants::{Violation, conserved, counted_once, replicas_identical, serves_again};
+use crate::invariants::{Violation, conserved, counted_once, log_bounded, replicas_identical, serves_again};
 use crate::trace;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -14,6 +14,9 @@ const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
 
 /// How long replicas may take to agree once nothing is sent any more.
 const AGREED_WITHIN: Duration = Duration::from_secs(60);
+
+/// How long nodes may take to bring their logs below their bound then.
+const PURGED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs from the beginning to the end.
 pub(super) async fn run(actor: Actor) {
@@ -41,9 +44,12 @@ async fn judge(actor: &Actor) -> Result<(), Violation> {
         }
         sleep(Duration::from_millis(500)).await;
     }
+    for host in &hosts {
+        until_log_is_bounded(actor, host).await?;
+    }
     // No client runs any more: what they know is final.
     let ledger = shared.ledger.take();
-    shared.acked_events.set(ledger.acked_events);
+    shared.ledger.borrow_mut().acked_events = ledger.acked_events;
     for host in &hosts {
         let missing = counted_once(&actor.client, host, &ledger, shared.may_miss).await?;
         conserved(&actor.client, &hosts, host, missing).await?;
@@ -61,6 +67,20 @@ async fn watch_replicas(actor: &Actor) -> Result<(), Violation> {
         sleep(Duration::from_millis(100)).await;
     }
     replicas_identical(&actor.client, &actor.shared.hosts()).await.map(drop)
+}
+
+async fn until_log_is_bounded(actor: &Actor, host: &str) -> Result<(), Violation> {
+    let deadline = Instant::now() + PURGED_WITHIN;
+    let bytes_max = actor.shared.plan.world.log_bytes_max();
+    loop {
+        let metrics = actor.client.settled(host, "/metrics").await;
+        let metrics = metrics.map_err(|error| Violation::new("serves-again", error))?;
+        let checked = log_bounded(host, metrics.as_str().unwrap_or_default(), bytes_max);
+        if checked.is_ok() || Instant::now() > deadline {
+            return checked;
+        }
+        sleep(Duration::from_millis(500)).await;
+    }
 }
 
 async fn until(within: Duration, otherwise: &str, is_so: impl Fn() -> bool) -> Result<(), Violation> {

@@ -35,8 +35,6 @@ pub struct Shared {
     pub is_calm: Cell<bool>,
     /// Clients that still have a request under way.
     pub running: Cell<u64>,
-    /// Events that were acked in the whole run.
-    pub acked_events: Cell<u64>,
     /// Requests whose first answer was not the final one.
     pub retried: Cell<u64>,
     /// How often any leadership has begun.
@@ -66,7 +64,6 @@ impl Shared {
             has_ended: Cell::new(false),
             is_calm: Cell::new(false),
             running: Cell::new(0),
-            acked_events: Cell::new(0),
             retried: Cell::new(0),
             leaderships: Cell::new(0),
             nodes: Cell::new(plan.nodes),
@@ -86,6 +83,11 @@ impl Shared {
             timeline::mark("clients", "violation", || violation.to_string());
             self.violation.borrow_mut().get_or_insert(violation);
         }
+    }
+
+    /// Events that were acked so far.
+    pub fn acked_events(&self) -> u64 {
+        self.ledger.borrow().acked_events
     }
 
     /// Nodes that should serve in the end.

@@ -5,6 +5,7 @@ use super::{Actor, refused, told};
 use crate::client::Answer;
 use crate::coverage;
 use crate::invariants::{Violation, repeated, reused};
+use crate::oracle::Receipt;
 use rand::RngExt;
 
 /// One request in so many is sent again after its ack.
@@ -19,10 +20,12 @@ pub(super) async fn run(mut actor: Actor) {
         sequence += 1;
         let events = actor.draw_events();
         let body = ndjson(&events);
+        let holds = actor.shared.ledger.borrow().up_to(&events);
         actor.shared.ledger.borrow_mut().sent(&events);
         let count = events.len() as u64;
-        send_until_answered(&mut actor, &producer, sequence, count, &body).await;
+        let token = send_until_answered(&mut actor, &producer, sequence, count, &body).await;
         actor.shared.ledger.borrow_mut().acked(&events);
+        actor.shared.ledger.borrow_mut().keep(Receipt { token, holds });
         if actor.random.random_range(0..REPEAT_ONE_IN) == 0 {
             send_again(&mut actor, &producer, sequence, count, body).await;
         }
@@ -30,7 +33,8 @@ pub(super) async fn run(mut actor: Actor) {
     }
 }
 
-async fn send_until_answered(actor: &mut Actor, producer: &str, sequence: u64, count: u64, body: &str) {
+/// Returns the receipt's token.
+async fn send_until_answered(actor: &mut Actor, producer: &str, sequence: u64, count: u64, body: &str) -> String {
     let mut attempts = 0;
     let leaderships = actor.shared.leaderships.get();
     loop {
@@ -43,11 +47,12 @@ async fn send_until_answered(actor: &mut Actor, producer: &str, sequence: u64, c
                 if attempts > 0 && actor.shared.leaderships.get() > leaderships {
                     coverage::reached("retry_after_leader_change");
                 }
-                return;
+                return answer.body["token"].as_str().unwrap_or_default().to_owned();
             }
             Ok(answer) if [400, 409, 413, 415].contains(&answer.status) => {
                 let detail = format!("a good request is refused: {} {}", answer.status, answer.body);
-                return actor.shared.must(Err(Violation::new("counted-once", detail)));
+                actor.shared.must(Err(Violation::new("counted-once", detail)));
+                return String::new();
             }
             Ok(answer) => {
                 refused(answer.status);

@@ -4,7 +4,7 @@ use super::{Actor, told};
 use crate::answer::hour_text;
 use crate::coverage;
 use crate::invariants::{Floor, bounded, fresh_local, fresh_marked, fresh_shared};
-use crate::oracle::Key;
+use crate::oracle::{Key, Tally};
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
@@ -12,10 +12,11 @@ use rand::seq::IteratorRandom;
 pub(super) async fn run(mut actor: Actor) {
     actor.shared.begun().await;
     while !actor.shared.has_ended.get() {
-        match actor.random.random_range(0..10) {
+        match actor.random.random_range(0..12) {
             0..=4 => linearizable(&mut actor).await,
             5 | 6 => marked(&mut actor).await,
             7 | 8 => local(&mut actor).await,
+            9 | 10 => own_write(&mut actor).await,
             _ => figures(&mut actor).await,
         }
         actor.pause().await;
@@ -69,8 +70,25 @@ async fn local(actor: &mut Actor) {
         }
         let place = format!("{host} locally, {} {}", key.0, hour_text(key.1));
         let ledger = actor.shared.ledger.borrow();
-        let checked = fresh_local(&place, answer.as_ref(), 0, &ledger.shared[&key]);
+        let checked = fresh_local(&place, answer.as_ref(), &Tally::default(), &ledger.shared[&key]);
         drop(ledger);
+        actor.shared.must(checked);
+    }
+}
+
+/// Asks any node for what a producer was just told counts, with the token of that ack.
+async fn own_write(actor: &mut Actor) {
+    let receipt = actor.shared.ledger.borrow().receipts.iter().choose(&mut actor.random).cloned();
+    let Some(receipt) = receipt.filter(|receipt| !receipt.token.is_empty()) else { return };
+    let (key, own) = receipt.holds.iter().choose(&mut actor.random).expect("a request has events");
+    let own = if actor.shared.may_miss { Tally::default() } else { *own };
+    let (host, is_local) = (actor.any_host(), actor.random.random_bool(0.7));
+    let level = if is_local { "local" } else { "linearizable" };
+    let more = format!("&consistency={level}&after={}", receipt.token);
+    if let Ok(answer) = actor.client.hour(&host, &key.0, key.1, &more).await {
+        coverage::reached("own_write_read");
+        let place = format!("{host} after {}, {} {}", receipt.token, key.0, hour_text(key.1));
+        let checked = fresh_local(&place, answer.as_ref(), &own, &actor.shared.ledger.borrow().shared[key]);
         actor.shared.must(checked);
     }
 }

@@ -84,6 +84,7 @@ impl Node {
             join,
             partitions: plan.partitions,
             segment_bytes: plan.world.segment_kib << 10,
+            log_bytes_max: plan.world.log_bytes_max(),
             checkpoint_interval: Duration::from_millis(plan.world.checkpoint_ms),
             write_out_interval: Duration::from_millis(plan.world.write_out_ms),
             replace_after: Duration::from_millis(plan.world.replace_after_ms),

@@ -17,7 +17,7 @@ pub fn start(start: NodeStart) -> LocalBoxFuture<'static, Result<(), String>> {
         node_name: start.name,
         partitions: start.partitions,
         segment_bytes: usize::try_from(start.segment_bytes).expect("a simulated file fits into memory"),
-        log_bytes_max: usize::try_from(start.segment_bytes * 8).expect("a simulated log fits into memory"),
+        log_bytes_max: usize::try_from(start.log_bytes_max).expect("a simulated log fits into memory"),
         checkpoint_interval: start.checkpoint_interval,
         write_out_interval: start.write_out_interval,
         replace_after: Some(start.replace_after),

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use cluster::PartitionId;
 use cluster::environment::Tasks;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,6 +20,7 @@ pub fn append(append: ClusterAppend, tasks: Tasks) -> Arc<dyn Append> {
     match () {
         () if has("ack-before-commit") => Arc::new(AckBeforeCommit { append, tasks }),
         () if has("append-twice") => Arc::new(AppendTwice(append)),
+        () if has("lost-acks") => Arc::new(LostAcks { append, entries: AtomicU64::new(0) }),
         () if has("forgetful-receipt") => Arc::new(ForgetfulReceipt(append)),
         () => append,
     }
@@ -37,17 +39,23 @@ impl Append for AckBeforeCommit {
     }
 
     async fn append(&self, partition: PartitionId, entry: Bytes, _: Instant) -> Result<Bytes, AppendError> {
-        let parts = match Entry::decode(&entry) {
-            Ok(Entry::Events(events)) => events.parts.len(),
-            _ => 0,
-        };
+        let answer = accepted(&entry);
         let append = self.append.clone();
         self.tasks.spawn("planted append", async move {
             // That nobody looks at the outcome is the bug.
             let _ = append.append(partition, entry, Instant::now() + Duration::from_millis(100)).await;
         });
-        Ok(encode(&Verdicts { offset: 0, parts: vec![Verdict::Accepted; parts] }))
+        Ok(answer)
     }
+}
+
+/// What an entry is answered of which every part counts.
+fn accepted(entry: &Bytes) -> Bytes {
+    let parts = match Entry::decode(entry) {
+        Ok(Entry::Events(events)) => events.parts.len(),
+        _ => 0,
+    };
+    encode(&Verdicts { offset: 0, parts: vec![Verdict::Accepted; parts] })
 }
 
 /// Appends once more under another identity when the first attempt had no answer, as a proxy that retries would.
@@ -67,6 +75,26 @@ impl Append for AppendTwice {
         let Ok(Entry::Events(mut events)) = Entry::decode(&entry) else { return first };
         events.edge ^= u128::from(events.edge_sequence + 1) << 64;
         self.0.append(partition, Entry::Events(events).encode(), deadline).await
+    }
+}
+
+/// Acks an entry in so many without appending it.
+struct LostAcks {
+    append: Arc<ClusterAppend>,
+    entries: AtomicU64,
+}
+
+#[async_trait]
+impl Append for LostAcks {
+    fn slots(&self) -> Arc<[PartitionId]> {
+        self.append.slots()
+    }
+
+    async fn append(&self, partition: PartitionId, entry: Bytes, deadline: Instant) -> Result<Bytes, AppendError> {
+        if self.entries.fetch_add(1, Ordering::Relaxed) % 301 == 300 {
+            return Ok(accepted(&entry));
+        }
+        self.append.append(partition, entry, deadline).await
     }
 }
 

@@ -5,12 +5,14 @@ use cluster::environment::{Disk, DiskUsage, Entropy, Environment, File, SystemEn
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The doors of this process, with its bug.
 pub fn environment(environment: Environment) -> Environment {
     let real = || -> Arc<dyn Entropy> { Arc::new(SystemEntropy) };
     let entropy = if has("real-entropy") { real() } else { environment.entropy };
-    let is_careless = ["no-sync", "ignored-sync-error", "no-directory-sync", "fatal-full-disk"].into_iter().any(has);
+    let is_careless =
+        ["no-sync", "late-sync", "ignored-sync-error", "no-directory-sync", "fatal-full-disk"].into_iter().any(has);
     let disk = environment.disk;
     let disk = if is_careless { Arc::new(CarelessDisk(disk)) } else { disk };
     Environment { entropy, disk, ..environment }
@@ -25,11 +27,11 @@ impl Disk for CarelessDisk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(CarelessFile(self.0.open(path)?)))
+        Ok(CarelessFile::of(self.0.open(path)?, path))
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(Box::new(CarelessFile(self.0.create(path).map_err(fatal)?)))
+        Ok(CarelessFile::of(self.0.create(path).map_err(fatal)?, path))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -57,35 +59,48 @@ impl Disk for CarelessDisk {
     }
 }
 
-struct CarelessFile(Box<dyn File>);
+struct CarelessFile {
+    file: Box<dyn File>,
+    /// Bug `late-sync`: every other sync of the log says `Ok` and leaves its work to the next.
+    is_late: bool,
+    syncs: AtomicU64,
+}
+
+impl CarelessFile {
+    fn of(file: Box<dyn File>, path: &Path) -> Box<dyn File> {
+        let is_late = has("late-sync") && path.extension().is_some_and(|kind| kind == "log");
+        Box::new(CarelessFile { file, is_late, syncs: AtomicU64::new(0) })
+    }
+}
 
 impl File for CarelessFile {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.file.len()
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {
-        self.0.read_at(buffer, position)
+        self.file.read_at(buffer, position)
     }
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
-        self.0.write_at(slices, position).map_err(fatal)
+        self.file.write_at(slices, position).map_err(fatal)
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.0.set_len(length).map_err(fatal)
+        self.file.set_len(length).map_err(fatal)
     }
 
     fn sync(&self) -> io::Result<()> {
-        if has("no-sync") {
+        let is_left = self.is_late && self.syncs.fetch_add(1, Ordering::Relaxed) % 2 == 1;
+        if has("no-sync") || is_left {
             return Ok(());
         }
-        let synced = self.0.sync();
+        let synced = self.file.sync();
         if has("ignored-sync-error") { Ok(()) } else { synced }
     }
 
     fn reread(&self) -> io::Result<()> {
-        if has("ignored-sync-error") { Ok(()) } else { self.0.reread() }
+        if has("ignored-sync-error") { Ok(()) } else { self.file.reread() }
     }
 }
 

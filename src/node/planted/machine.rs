@@ -1,6 +1,7 @@
 //! Bugs in what replicas apply.
 
 use super::has;
+use crate::domain::Hour;
 use crate::format::Entry;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -12,10 +13,12 @@ use std::sync::{Arc, Mutex};
 pub fn machine(machine: Arc<dyn StateMachine>, seed: u64) -> Arc<dyn StateMachine> {
     match () {
         () if has("purge-too-far") => Arc::new(PurgeTooFar { machine, applied: Mutex::default() }),
+        () if has("never-purges") => Arc::new(NeverPurges { opened: Mutex::new(machine.durable()), machine }),
         () if has("diverging-replica") => {
             Arc::new(Changed { machine, change: diverge, is_hit: seed.is_multiple_of(2) })
         }
         () if has("lost-quarantine") => Arc::new(Changed { machine, change: lose_quarantine, is_hit: true }),
+        () if has("early-week") => Arc::new(Changed { machine, change: early_week, is_hit: true }),
         () if has("shifted-hour") => Arc::new(Changed { machine, change: shift_hour, is_hit: true }),
         () => machine,
     }
@@ -52,6 +55,37 @@ impl StateMachine for PurgeTooFar {
 
     async fn install(&self, durable: Durable, chunks: Box<dyn SnapshotChunks>) -> io::Result<()> {
         self.machine.install(durable, chunks).await
+    }
+}
+
+/// Goes on telling what was durable when it was opened.
+struct NeverPurges {
+    machine: Arc<dyn StateMachine>,
+    opened: Mutex<Durable>,
+}
+
+#[async_trait]
+impl StateMachine for NeverPurges {
+    fn durable(&self) -> Durable {
+        self.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+    }
+
+    fn apply(&self, entry: Committed) -> io::Result<Bytes> {
+        self.machine.apply(entry)
+    }
+
+    fn admits(&self, payload: &Bytes) -> bool {
+        self.machine.admits(payload)
+    }
+
+    async fn snapshot(&self) -> io::Result<Snapshot> {
+        self.machine.snapshot().await
+    }
+
+    async fn install(&self, durable: Durable, chunks: Box<dyn SnapshotChunks>) -> io::Result<()> {
+        self.machine.install(durable, chunks).await?;
+        *self.opened.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = self.machine.durable();
+        Ok(())
     }
 }
 
@@ -105,6 +139,24 @@ fn lose_quarantine(entry: Entry) -> Entry {
     match entry {
         Entry::Checkpoint(checkpoint) => {
             Entry::Checkpoint(crate::format::Checkpoint { quarantined: Vec::new(), ..checkpoint })
+        }
+        other => other,
+    }
+}
+
+/// The first hour of a week (weeks begin as the epoch did, on Thursdays) goes to the hour before, where a checkpoint does not have that one too.
+fn early_week(entry: Entry) -> Entry {
+    match entry {
+        Entry::Checkpoint(mut checkpoint) => {
+            let mut before = None;
+            for (app, hour, _) in &mut checkpoint.deltas {
+                let earlier = Hour(hour.0.saturating_sub(1));
+                if hour.0.is_multiple_of(168) && before != Some((app.clone(), earlier)) {
+                    *hour = earlier;
+                }
+                before = Some((app.clone(), *hour));
+            }
+            Entry::Checkpoint(checkpoint)
         }
         other => other,
     }

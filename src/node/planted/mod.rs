@@ -7,11 +7,13 @@ mod append;
 mod disk;
 mod machine;
 mod partition;
+mod stored;
 
 pub use append::append;
 pub use disk::environment;
 pub use machine::machine;
 pub use partition::partition;
+pub use stored::stored;
 
 use super::settings::ClusterSettings;
 

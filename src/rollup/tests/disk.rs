@@ -19,6 +19,25 @@ pub enum Crash {
 struct Content {
     now: Vec<u8>,
     synced: Vec<u8>,
+    /// What was there when a sync failed: it is not written again by itself, as if it were on the disk.
+    believed: Option<Vec<u8>>,
+}
+
+impl Content {
+    fn of(bytes: Vec<u8>) -> Content {
+        Content { now: bytes.clone(), synced: bytes, believed: None }
+    }
+
+    /// Writes what has changed since a sync failed; everything, if none has.
+    fn sync(&mut self) {
+        let believed = self.believed.as_deref().unwrap_or_default();
+        let kept = |index: usize| self.synced.get(index).copied().unwrap_or_default();
+        let written = |(index, byte): (usize, &u8)| match believed.get(index) {
+            Some(old) if old == byte => kept(index),
+            _ => *byte,
+        };
+        self.synced = self.now.iter().enumerate().map(written).collect();
+    }
 }
 
 #[derive(Debug, Default)]
@@ -28,6 +47,7 @@ struct State {
     operations: u64,
     cut_at: Option<u64>,
     is_full: bool,
+    fails_sync: bool,
 }
 
 /// Cheap to clone; all clones are the same disk.
@@ -69,6 +89,11 @@ impl MemoryDisk {
         self.state().is_full = is_full;
     }
 
+    /// The next sync of a file fails: what it should have written is lost to the disk, and stays in memory.
+    pub fn fail_sync(&self) {
+        self.state().fails_sync = true;
+    }
+
     /// The disk after a crash.
     pub fn after(&self, crash: Crash) -> MemoryDisk {
         let state = self.state();
@@ -76,7 +101,7 @@ impl MemoryDisk {
         let survivor = |content: &Arc<Mutex<Content>>| {
             let content = content.lock().unwrap();
             let bytes = if crash == Crash::Kill { content.now.clone() } else { content.synced.clone() };
-            Arc::new(Mutex::new(Content { now: bytes.clone(), synced: bytes }))
+            Arc::new(Mutex::new(Content::of(bytes)))
         };
         let names: BTreeMap<_, _> = names.iter().map(|(name, content)| (name.clone(), survivor(content))).collect();
         MemoryDisk(Arc::new(Mutex::new(State { synced_names: names.clone(), names, ..State::default() })))
@@ -172,13 +197,20 @@ impl File for MemoryFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        drop(self.disk.operation()?);
+        let has_failed = std::mem::take(&mut self.disk.operation()?.fails_sync);
         let mut content = self.content.lock().unwrap();
-        content.synced = content.now.clone();
+        if has_failed {
+            content.believed = Some(content.now.clone());
+            return Err(io::Error::other("not synced"));
+        }
+        content.sync();
         Ok(())
     }
 
     fn reread(&self) -> io::Result<()> {
-        self.sync()
+        self.sync()?;
+        let mut content = self.content.lock().unwrap();
+        *content = Content::of(content.synced.clone());
+        Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Tests of the room as a whole.
 
 mod crashes;
-mod disk;
+pub(super) mod disk;
 mod reads;
 mod replicas;
 mod store;

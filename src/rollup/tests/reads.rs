@@ -188,6 +188,8 @@ async fn acceptance_and_figures_are_of_the_tail() {
     assert_eq!(replica.state.acceptance(Offset(3)), None);
     let figures = replica.state.figures();
     assert_eq!((figures.lag_events, figures.dirty_rows, figures.consumed), (17, 0, None));
+    let account = replica.state.account();
+    assert_eq!((account.events, account.pending, account.tally.total()), (17, 17, 0));
 
     let checkpoint = log.fold(&replica, None, 1, &BTreeSet::new());
     log.push_checkpoint(&checkpoint);
@@ -195,6 +197,8 @@ async fn acceptance_and_figures_are_of_the_tail() {
     assert_eq!(replica.state.acceptance(Offset(1)), None, "it is in the rollups");
     let figures = replica.state.figures();
     assert_eq!((figures.lag_events, figures.consumed, figures.rollups), (5, Some(Offset(1)), 1));
+    let account = replica.state.account();
+    assert_eq!((account.events, account.pending, account.tally.total()), (17, 5, 12));
     assert!(replica.state.behind().since.is_some() && figures.dirty_rows > 0);
     replica.state.write_out().await.unwrap();
     let figures = replica.state.figures();
