@@ -4,9 +4,9 @@
 
 use std::process::Command;
 
-/// A bug is found within this many seeds. Nearly all are found by the first or the second: the rest is room for what another
-/// change of the product or of the simulator moves from one seed to the next.
-const SEEDS: u64 = 40;
+/// A bug is found within this many seeds. Most are found by the first few: the rest is room for what another change of
+/// the product or of the simulator moves from one seed to the next.
+const SEEDS: u64 = 200;
 
 /// A bug, the scenario that meets it soonest, and the invariant that must find it there.
 const BUGS: &[(&str, &str, &str)] = &[

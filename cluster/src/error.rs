@@ -110,3 +110,10 @@ pub enum Error {
     #[error("the node stopped while it started: {0}")]
     Stopped(String),
 }
+
+impl Error {
+    /// Whether there is no room on the disk, now: what failed may be tried again.
+    pub(crate) fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Open { source, .. } if log::is_disk_full(source))
+    }
+}

@@ -27,7 +27,7 @@ pub struct Opening {
 
 /// Opens every replica that is placed on this node, and every other that its log still holds: one that was about to move
 /// away when the node stopped may still be a member, and if not it is closed like any other that has left. A replica whose
-/// store is lost is rebuilt in the background.
+/// store is lost is rebuilt in the background, and one that cannot be opened because the disk is full waits there for room.
 ///
 /// `is_founding`: the partitions' groups are new, and this node is their first member.
 pub async fn open_all(node: &Arc<Node>, is_founding: bool) -> Result<Opening, Error> {
@@ -35,18 +35,16 @@ pub async fn open_all(node: &Arc<Node>, is_founding: bool) -> Result<Opening, Er
     let mut opening = Opening { partitions: BTreeSet::new(), done, finished };
     let placed: BTreeSet<PartitionId> = node.state().placed_on(node.id()).into_iter().collect();
     for partition in placed.union(&held_by_log(node)).copied() {
-        let machine = open_machine(node, partition).await?;
-        if partition::has_lost_store(&node.context.log.group(partition.into()), &*machine) {
-            if donors(node, partition).is_empty() {
-                return Err(Error::StoreLost { partition });
+        match open_if_whole(node, partition).await {
+            Ok(Some(replica)) if is_founding => {
+                let initialized = replica.inner.group.initialize().await;
+                initialized.map_err(|source| Error::Open { group: partition.into(), source })?;
             }
-            opening.spawn(node, partition);
-            continue;
-        }
-        let replica = open(node, partition.into(), machine).await?;
-        if is_founding {
-            let initialized = replica.inner.group.initialize().await;
-            initialized.map_err(|source| Error::Open { group: partition.into(), source })?;
+            Ok(Some(_)) => {}
+            Ok(None) if donors(node, partition).is_empty() => return Err(Error::StoreLost { partition }),
+            Ok(None) => opening.spawn(node, partition),
+            Err(error) if error.is_disk_full() && !is_founding => opening.spawn(node, partition),
+            Err(error) => return Err(error),
         }
     }
     Ok(opening)
@@ -122,23 +120,45 @@ impl Opening {
     }
 }
 
-/// Opens a replica; fetches its state from another one first if it is lost, for as long as it takes.
+/// Opens a replica; `None` if its store is lost.
+async fn open_if_whole(node: &Arc<Node>, partition: PartitionId) -> Result<Option<Replica>, Error> {
+    let machine = open_machine(node, partition).await?;
+    if partition::has_lost_store(&node.context.log.group(partition.into()), &*machine) {
+        return Ok(None);
+    }
+    open(node, partition.into(), machine).await.map(Some)
+}
+
+/// Opens a replica, for as long as it takes: while the disk is full, and while its lost state cannot be had from another one.
 async fn open_when_whole(node: &Arc<Node>, partition: PartitionId) -> Result<(), Error> {
+    let mut wait = RETRY_MIN;
+    loop {
+        match open_rebuilt(node, partition).await {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) if error.is_disk_full() => {
+                tracing::warn!(%partition, "a partition is not opened: the disk is full; it is tried again");
+            }
+            Err(error) => return Err(error),
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(RETRY_MAX);
+    }
+}
+
+/// Opens a replica; fetches its state from another one first if it is lost. `false` if it cannot be had now.
+async fn open_rebuilt(node: &Arc<Node>, partition: PartitionId) -> Result<bool, Error> {
     let machine = open_machine(node, partition).await?;
     let group = GroupId::from(partition);
-    let mut wait = RETRY_MIN;
-    while partition::has_lost_store(&node.context.log.group(group), &*machine) {
-        match fetch(node, partition, &machine).await {
-            Ok(()) => tracing::info!(%partition, "a lost store was rebuilt from another replica"),
-            Err(error) => {
-                tracing::warn!(%partition, %error, "this node has lost a partition's store and cannot rebuild it yet");
-                sleep(wait).await;
-                wait = (wait * 2).min(RETRY_MAX);
-            }
+    if partition::has_lost_store(&node.context.log.group(group), &*machine) {
+        if let Err(error) = fetch(node, partition, &machine).await {
+            tracing::warn!(%partition, %error, "this node has lost a partition's store and cannot rebuild it yet");
+            return Ok(false);
         }
+        tracing::info!(%partition, "a lost store was rebuilt from another replica");
     }
     open(node, group, machine).await?;
-    Ok(())
+    Ok(true)
 }
 
 async fn fetch(node: &Arc<Node>, partition: PartitionId, machine: &Arc<dyn StateMachine>) -> io::Result<()> {

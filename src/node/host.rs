@@ -4,6 +4,7 @@ use super::settings::ClusterSettings;
 use crate::admin::Starting;
 use crate::metrics::StoreMetrics;
 use crate::query::{self, Leader};
+use crate::rollup::rows::is_full;
 use crate::rollup::{Engine, Policy, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -11,7 +12,12 @@ use cluster::environment::Environment;
 use cluster::{Host, PartitionId, StateMachine};
 use std::io;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 use tokio::sync::OnceCell;
+use tokio::time::sleep;
+
+/// How often a store that found no room on the disk is tried again.
+const ROOM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Opens partitions in the node's store; answers questions once the node can.
 pub struct ProductHost {
@@ -51,6 +57,21 @@ impl ProductHost {
             )
         };
         Ok(self.store.get_or_try_init(open).await?.clone())
+    }
+
+    /// The node's store, opened as soon as the disk has room for it.
+    pub async fn store_when_there_is_room(&self, settings: &ClusterSettings) -> io::Result<Store> {
+        self.starting.waits_for("opening the stored rollups");
+        loop {
+            match self.store(settings).await {
+                Err(error) if is_full(&error) => {
+                    tracing::warn!(%error, "the store is not opened: the disk is full; it is tried again");
+                    self.starting.waits_for("opening the stored rollups; the disk is full");
+                    sleep(ROOM_INTERVAL).await;
+                }
+                opened => return opened,
+            }
+        }
     }
 
     /// Questions are answered from now on.

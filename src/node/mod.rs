@@ -111,9 +111,8 @@ impl Node {
         let cluster = cluster.map_err(|error| start_error(config, &error))?;
         let settings =
             ClusterSettings::decode(&cluster.settings()).map_err(|error| Error::Failed(error.to_string()))?;
-        starting.waits_for("opening the stored rollups");
-        let store =
-            host.store(&settings).await.map_err(|error| Error::Failed(format!("opening the store: {error}")))?;
+        let store = host.store_when_there_is_room(&settings).await;
+        let store = store.map_err(|error| Error::Failed(format!("opening the store: {error}")))?;
         let aggregation = start_aggregation(config, environment, &cluster, &store, settings, &metrics).await?;
         housekeeping::start(environment, &cluster, &store, &aggregation);
         let stored: Arc<dyn query::StoredReads> =

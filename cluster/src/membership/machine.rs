@@ -173,8 +173,11 @@ impl StateMachine for Machine {
         let sent: Stored = file::decode(KIND, &bytes)?;
         let stored = Stored { node: self.node, ..sent };
         self.persist(&stored).await?;
-        self.held().applied = durable_of(&stored);
+        let durable = durable_of(&stored);
+        let offset = durable.position.map(|position| position.offset.0);
+        self.held().applied = durable;
         self.state.send_replace(Arc::new(stored.state));
+        tracing::info!(offset, "metadata installed");
         Ok(())
     }
 }

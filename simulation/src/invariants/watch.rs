@@ -105,6 +105,10 @@ impl Watch {
                 self.purged_behind_durable.goes_on(machine, partition, offset);
                 Ok(())
             }
+            "metadata installed" => {
+                self.log_matching.goes_on(machine, 0, message.number("offset"));
+                Ok(())
+            }
             "log purged" => self.purged_behind_durable.purged(machine, number("group"), number("offset")),
             _ => Ok(()),
         }
