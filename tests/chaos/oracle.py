@@ -9,6 +9,8 @@ import time
 
 HOURS = ["2026-01-05T22", "2026-01-05T23", "2026-01-06T00"]
 TIMEOUT = 5
+# How far a producer goes on behind a request without an answer: the newest 4,096 sequences are remembered.
+BEHIND_MAX = 4000
 
 
 class Numbers:
@@ -87,6 +89,10 @@ class Producer(Client):
         self.identified, self.sequence, self.unknown = identified, 0, []
 
     def turn(self):
+        if self.identified and self.unknown and self.sequence - self.unknown[0].sequence >= BEHIND_MAX:
+            if self.send(self.unknown[0]):
+                self.unknown.pop(0)
+            return
         request = self.next_request()
         self.history.note(self.history.sent, request)
         # Some requests are sent again at once, some are left unknown until the end.

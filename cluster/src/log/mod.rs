@@ -17,10 +17,11 @@
 //!
 //! **Full disk.** The next segment is made before it is needed. When that fails, [`Log::accepts_appends`] turns false
 //! while the current segment was just begun, so that about one segment of room remains for what was already proposed and
-//! for what other leaders replicate to this node. An append that is refused with `StorageFull` is fatal for its group:
-//! so a leader asks [`Log::accepts_appends`] before it *proposes*, and a follower asks [`Log::admit`] for room before it
-//! hands a leader's entries to Raft. Votes, truncations and purges have a reserve of their own
-//! (and wait for space if even that is used up). Purging recycles segments, which ends the shortage without any space.
+//! for what other leaders replicate to this node. A leader asks [`Log::accepts_appends`] before it *proposes*, and a
+//! follower asks [`Log::admit`] for room before it hands a leader's entries to Raft. What finds no room all the same,
+//! because the segment was full before it was known that there is no other, waits for space, and its group with it.
+//! Votes, truncations and purges have a reserve of their own (and wait for space if even that is used up). Purging
+//! recycles segments, which ends the shortage without any space.
 //!
 //! **Bound.** Above `bytes_max`, or when the disk is full, [`Log::pins`] names the groups that have to let go of old
 //! entries. Segments go from the oldest on, so one entry of an idle group keeps everything behind it.
@@ -48,7 +49,7 @@ use bytes::Bytes;
 use index::Change;
 use record::Kind;
 use segment::Segment;
-use state::{Bounds, Room, State};
+use state::{Bounds, State};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::ops::Range;
@@ -302,10 +303,10 @@ impl GroupLog {
     /// Appends entries, each at the offset after the last (an empty log begins anywhere). When it returns they are
     /// readable; `done` is called when they are durable.
     ///
-    /// Waits only while more than `queue_bytes_max` waits for the disk, or for the next segment to be made. Errors:
-    /// `InvalidInput` for an entry that would leave a hole or is too large, `StorageFull` when the disk is full (see the
-    /// module), any other when the log has failed or is closed. After an error, the entries before the refused one are
-    /// in the log, and `done` is not called.
+    /// Waits only while more than `queue_bytes_max` waits for the disk, or for the next segment to be made, which takes
+    /// until there is room when the disk is full (see the module). Errors: `InvalidInput` for an entry that would leave a
+    /// hole or is too large, any other when the log has failed or is closed. After an error, the entries before the
+    /// refused one are in the log, and `done` is not called.
     pub async fn append(&self, entries: Vec<Record>, done: Done) -> io::Result<()> {
         let mut done = Some(done);
         let count = entries.len();
@@ -399,21 +400,15 @@ impl GroupLog {
                 if state.is_noop(self.group, &change) {
                     return Ok(());
                 }
-                match self.shared.room_for(&mut state, kind, payload.len()) {
-                    Room::Yes => {
-                        state.place(self.group, change, done);
-                        if state.queue.len() == 1 {
-                            self.shared.work.notify_one();
-                        }
-                        return Ok(());
+                if self.shared.has_room_for(&mut state, kind, payload.len()) {
+                    state.place(self.group, change, done);
+                    if state.queue.len() == 1 {
+                        self.shared.work.notify_one();
                     }
-                    Room::Full if kind == Kind::Entry => {
-                        let reason = "the disk is full: no space for the log's next segment";
-                        return Err(io::Error::new(io::ErrorKind::StorageFull, reason));
-                    }
-                    // What waits for the disk stands in the way.
-                    Room::Full | Room::Later => self.shared.press(&mut state),
+                    return Ok(());
                 }
+                // What waits for the disk stands in the way.
+                self.shared.press(&mut state);
             }
             room.await;
         }
@@ -431,14 +426,14 @@ impl Shared {
         self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    /// [`State::room_for`]; if that begins the spare segment, another is asked for.
-    fn room_for(&self, state: &mut State, kind: Kind, payload_bytes: usize) -> Room {
+    /// [`State::has_room_for`]; if that begins the spare segment, another is asked for.
+    fn has_room_for(&self, state: &mut State, kind: Kind, payload_bytes: usize) -> bool {
         let spares = state.spares.len();
-        let room = state.room_for(kind, payload_bytes);
+        let has_room = state.has_room_for(kind, payload_bytes);
         if state.spares.len() < spares {
             self.chores.notify_one();
         }
-        room
+        has_room
     }
 
     /// Has what waits written at once.
@@ -450,7 +445,7 @@ impl Shared {
     /// Marks the last write as synced if it is not, and has written what waits. Says whether anything does.
     fn mark(&self) -> bool {
         let mut state = self.lock();
-        if state.is_unmarked && self.room_for(&mut state, Kind::Mark, 0) == Room::Yes {
+        if state.is_unmarked && self.has_room_for(&mut state, Kind::Mark, 0) {
             state.place_mark();
         }
         state.is_urgent |= !state.queue.is_empty();

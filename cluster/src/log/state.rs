@@ -36,17 +36,6 @@ pub(super) struct Queued {
     pub done: Option<Done>,
 }
 
-/// Whether a record can be placed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Room {
-    /// It can.
-    Yes,
-    /// Not before the next segment is ready or the queue is shorter.
-    Later,
-    /// Not before the disk has space again.
-    Full,
-}
-
 /// Something to do for the segment files, off the way of appends.
 pub(super) enum Chore {
     /// No record in it matters any more. Recycle it as this generation, or remove it.
@@ -160,22 +149,21 @@ impl State {
     }
 
     /// Whether a record with such a payload can be placed now; begins the next segment if it has to and can.
-    pub fn room_for(&mut self, kind: Kind, payload_bytes: usize) -> Room {
+    pub fn has_room_for(&mut self, kind: Kind, payload_bytes: usize) -> bool {
         let bytes = record::record_bytes(payload_bytes);
         let is_entry = kind == Kind::Entry;
         let is_queue_full = self.queued_bytes > 0 && self.queued_bytes + payload_bytes > self.bounds.queue_bytes_max;
         if is_entry && is_queue_full {
-            return Room::Later;
+            return false;
         }
         loop {
             let kept = if is_entry && self.spares.is_empty() { reserve(self.current().bytes) } else { 0 };
             if self.position + bytes + kept <= self.current().bytes {
-                return Room::Yes;
+                return true;
             }
             match self.spares.pop_front() {
                 Some(spare) => self.begin(spare),
-                None if self.is_disk_full => return Room::Full,
-                None => return Room::Later,
+                None => return false,
             }
         }
     }
