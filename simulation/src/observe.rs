@@ -28,6 +28,8 @@ thread_local! {
 struct Observer {
     watch: Option<Rc<RefCell<Watch>>>,
     panics_left: u64,
+    /// The machine whose aggregators are hit by `panics_left`; none means any.
+    panics_on: Option<String>,
     poisons_left: u64,
     /// How often folding an entry that is no poison has panicked.
     panics: BTreeMap<(u64, u64), u32>,
@@ -61,9 +63,12 @@ pub fn listen(watch: Rc<RefCell<Watch>>) -> DefaultGuard {
     tracing::subscriber::set_default(Ear)
 }
 
-/// The next so many aggregators to fold an entry panic.
-pub fn panic_aggregators(times: u64) {
-    OBSERVER.with_borrow_mut(|observer| observer.panics_left += times);
+/// The next so many aggregators to fold an entry panic: on a machine, or on any.
+pub fn panic_aggregators(times: u64, on: Option<&str>) {
+    OBSERVER.with_borrow_mut(|observer| {
+        observer.panics_left += times;
+        observer.panics_on = on.map(str::to_owned);
+    });
 }
 
 /// The next entry to be folded is poison.
@@ -163,8 +168,9 @@ fn must_panic(message: &Message) -> bool {
         if observer.poisoned.contains(&entry) {
             return true;
         }
+        let is_meant = observer.panics_on.as_ref().is_none_or(|machine| *machine == message.machine);
         let panics = observer.panics.entry(entry).or_default();
-        if observer.panics_left == 0 || *panics == PANICS_MAX {
+        if observer.panics_left == 0 || !is_meant || *panics == PANICS_MAX {
             return false;
         }
         *panics += 1;

@@ -83,6 +83,11 @@ pub const SCENARIOS: &[Scenario] = &[
     },
     Scenario { name: "aggregator-panics", about: "aggregators panic again and again", plan: aggregator_panics },
     Scenario {
+        name: "aggregators-hang",
+        about: "aggregators stand still although entries wait, until they are replaced, or their node is killed",
+        plan: aggregators_hang,
+    },
+    Scenario {
         name: "late-flood",
         about: "most events are days late, across many hours, while leaders change",
         plan: late_flood,
@@ -314,6 +319,14 @@ fn aggregator_panics(seed: u64) -> Plan {
     (0..6).fold(Plan::new("aggregator-panics", seed, 40_000), |plan, turn| {
         plan.at(2000 + turn * 6000, Fault::AggregatorPanics { times: random.random_range(1..3) })
     })
+}
+
+fn aggregators_hang(seed: u64) -> Plan {
+    let mut random = random(seed);
+    Plan::new("aggregators-hang", seed, 110_000)
+        .at(3000, Fault::AggregatorsHang { who: leader(&mut random), ms: 45_000 })
+        .at(60_000, Fault::AggregatorsHang { who: leader(&mut random), ms: 40_000 })
+        .at(70_000, Fault::Kill { who: leader(&mut random), down_ms: 3000 })
 }
 
 fn late_flood(seed: u64) -> Plan {

@@ -15,6 +15,11 @@ use tokio::task::{AbortHandle, JoinHandle};
 pub trait BlockingRunner: Send + Sync + 'static {
     /// Runs `work` to its end; the future completes after it.
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
+
+    /// What a task called `name` waits for before it begins; nothing, unless the simulator makes it hang.
+    fn hold(&self, _name: &'static str) -> Option<BoxFuture<'static, ()>> {
+        None
+    }
 }
 
 /// Tokio's pool of threads for blocking work.
@@ -57,7 +62,11 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let tasks = self.clone();
+        let hold = self.blocking.hold(name);
         let handle = tokio::spawn(async move {
+            if let Some(hold) = hold {
+                hold.await;
+            }
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
                 tasks.fail(format!("task {name} panicked: {}", panic_text(&*panic)));
             }

@@ -12,7 +12,7 @@ pub use clock::SimulatedClock;
 pub use disk::SimulatedDisk;
 pub use disk_faults::{Cut, DiskFault};
 pub use network::SimulatedNetwork;
-pub use tasks::DiskPace;
+pub use tasks::{DiskPace, Wakers};
 pub use volume::{FileId, Operation, SECTOR_BYTES, Tear};
 
 use cluster::environment::{Environment, Tasks};
@@ -29,6 +29,8 @@ pub struct Hardware {
     pub disk: SimulatedDisk,
     /// How fast.
     pub pace: DiskPace,
+    /// Whether its aggregators are woken.
+    pub wakers: Wakers,
     /// Its wall clock.
     pub clock: SimulatedClock,
 }
@@ -41,7 +43,7 @@ impl Hardware {
             disk: Arc::new(self.disk.reopen()),
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(SeededEntropy::new(seed)),
-            tasks: Tasks::new(Arc::new(SlowDisk::new(self.pace.clone(), seed))),
+            tasks: Tasks::new(Arc::new(SlowDisk::new(self.pace.clone(), self.wakers.clone(), seed))),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Blocking work takes simulated time: it is done inline after a pause that the seed decides.
+//! Blocking work takes simulated time: it is done inline after a pause that the seed decides. And a task may hang.
 
 use super::entropy::SeededEntropy;
 use cluster::environment::{BlockingRunner, Entropy};
+use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -57,16 +58,36 @@ impl DiskPace {
     }
 }
 
+/// Whether the tasks that a node's aggregators wait for hang; clones are the same node's.
+#[derive(Debug, Clone, Default)]
+pub struct Wakers(Arc<watch::Sender<bool>>);
+
+/// What the product calls such tasks: without both, an aggregator stands still.
+const WAKERS: [&str; 2] = ["aggregator waker", "checkpoint proposal"];
+
+impl Wakers {
+    /// Makes those that begin from now on hang, or lets all go on.
+    pub fn hang(&self, hang: bool) {
+        self.0.send_replace(hang);
+    }
+
+    async fn until_released(mut hangs: watch::Receiver<bool>) {
+        // The sender lives as long as the node.
+        let _ = hangs.wait_for(|hangs| !hangs).await;
+    }
+}
+
 /// Runs blocking work at a disk's pace.
 pub struct SlowDisk {
     pace: DiskPace,
+    wakers: Wakers,
     entropy: SeededEntropy,
 }
 
 impl SlowDisk {
     /// The pauses that `seed` draws.
-    pub fn new(pace: DiskPace, seed: u64) -> SlowDisk {
-        SlowDisk { pace, entropy: SeededEntropy::new(seed ^ 0x0005_10FD_15C0) }
+    pub fn new(pace: DiskPace, wakers: Wakers, seed: u64) -> SlowDisk {
+        SlowDisk { pace, wakers, entropy: SeededEntropy::new(seed ^ 0x0005_10FD_15C0) }
     }
 }
 
@@ -79,5 +100,10 @@ impl BlockingRunner for SlowDisk {
             pace.until_released().await;
             work();
         })
+    }
+
+    fn hold(&self, name: &'static str) -> Option<BoxFuture<'static, ()>> {
+        let hangs = self.wakers.0.subscribe();
+        (WAKERS.contains(&name) && *hangs.borrow()).then(|| Wakers::until_released(hangs).boxed())
     }
 }

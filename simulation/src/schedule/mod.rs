@@ -175,6 +175,8 @@ pub enum Fault {
     Lose { who: Who },
     /// The next aggregators to fold an entry, on any node, panic.
     AggregatorPanics { times: u64 },
+    /// The next aggregators to fold an entry panic, and those that a node starts are not woken when entries come.
+    AggregatorsHang { who: Who, ms: u64 },
     /// The next entry to be folded makes every aggregator panic that folds it.
     PoisonEntry,
 }
@@ -343,6 +345,7 @@ impl Fault {
             | Fault::SlowDisk { who, .. }
             | Fault::FlipBit { who, .. }
             | Fault::ClockJump { who, .. }
+            | Fault::AggregatorsHang { who, .. }
             | Fault::Drain { who, .. }
             | Fault::Remove { who }
             | Fault::Lose { who } => Some(*who),

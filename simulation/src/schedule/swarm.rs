@@ -69,6 +69,9 @@ const KINDS_MAX: usize = 6;
 /// Share of the runs with nodes enough in which one of them leaves, for a while or for good.
 const DEPARTURES: f64 = 0.2;
 
+/// Share of the runs in which aggregators hang.
+const HANGS: f64 = 0.1;
+
 /// How long runs are, in ms: most are short, some long, so that slow things happen too.
 const LOADS_MS: [u64; 5] = [60_000, 120_000, 240_000, 600_000, 1_500_000];
 
@@ -108,6 +111,12 @@ pub fn plan(seed: u64) -> Plan {
     if nodes >= 3 && random.random_bool(DEPARTURES) {
         let step = Step { at_ms: random.random_range(1000..load_ms), fault: departure(&mut random, &plan) };
         plan.steps.push(step);
+    }
+    // Drawn last: runs without it are what they were before there was such a fault.
+    if random.random_bool(HANGS) {
+        let who = Who::Leader { leader_of: random.random_range(0..plan.partitions) };
+        let ms = pick(&mut random, &[3000, 40_000]);
+        plan.steps.push(Step { at_ms: random.random_range(1000..load_ms), fault: Fault::AggregatorsHang { who, ms } });
     }
     plan.sorted()
 }
@@ -220,6 +229,6 @@ mod tests {
             names
                 .extend(plan.steps.iter().map(|step| format!("{:?}", step.fault).split(' ').next().map(str::to_owned)));
         }
-        assert_eq!(names.len(), 29, "{names:?}");
+        assert_eq!(names.len(), 30, "{names:?}");
     }
 }

@@ -1,6 +1,6 @@
 //! A node of the simulated cluster: its machine, what it keeps through power cuts, and whether it may stop.
 
-use crate::environment::{DiskPace, Hardware, SimulatedClock, SimulatedDisk, SimulatedNetwork};
+use crate::environment::{DiskPace, Hardware, SimulatedClock, SimulatedDisk, SimulatedNetwork, Wakers};
 use crate::invariants::Watch;
 use crate::kernel::{Machine, SharedNetwork};
 use crate::schedule::Plan;
@@ -50,6 +50,7 @@ impl Node {
                 network: Arc::new(SimulatedNetwork::new(&name)),
                 disk: SimulatedDisk::new(seed),
                 pace: DiskPace::new(quick_ms, slow_ms),
+                wakers: Wakers::default(),
                 clock,
             },
             name,
@@ -145,6 +146,7 @@ impl Node {
         self.resume();
         self.hardware.disk.mend();
         self.hardware.pace.set_extra_ms(0);
+        self.hardware.wakers.hang(false);
         self.set_clock(0);
     }
 

@@ -67,7 +67,13 @@ impl World {
             }
             Fault::Remove { .. } => self.order(Order::Remove(node)),
             Fault::Lose { .. } => self.lose(node),
-            Fault::AggregatorPanics { times } => observe::panic_aggregators(times),
+            Fault::AggregatorPanics { times } => observe::panic_aggregators(times, None),
+            Fault::AggregatorsHang { ms, .. } => {
+                // Those that run are woken: each begins anew with its next entry.
+                self.node(node).hardware.wakers.hang(true);
+                observe::panic_aggregators(u64::from(self.plan.partitions), Some(&node_name(node)));
+                self.later(ms, Undo::Awake(node));
+            }
             Fault::PoisonEntry => observe::poison_next_entry(),
         }
     }

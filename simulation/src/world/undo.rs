@@ -20,6 +20,8 @@ pub enum Undo {
     Room(u64),
     /// A node's disk is as fast as it was.
     Faster(u64),
+    /// A node's aggregators are woken again.
+    Awake(u64),
     /// A node's wall clock is set right.
     ClockBack(u64),
     /// A node takes its share again.
@@ -76,6 +78,7 @@ impl World {
             }
             Undo::Room(node) => self.node(node).hardware.disk.set_capacity(None),
             Undo::Faster(node) => self.node(node).hardware.pace.set_extra_ms(0),
+            Undo::Awake(node) => self.node(node).hardware.wakers.hang(false),
             Undo::ClockBack(node) => self.node(node).set_clock(0),
             Undo::Undrain(node) => self.order(Order::Undrain(node)),
             Undo::Flap { .. } | Undo::Start(_) | Undo::Loop { .. } => {}
