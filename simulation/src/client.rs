@@ -35,6 +35,17 @@ pub struct Answer {
     pub body: Value,
 }
 
+/// Why a question has no answer.
+#[derive(Debug)]
+pub enum NoHour {
+    /// None came, or the node could not give one.
+    Unanswered,
+    /// The node says that it cannot answer now.
+    Unavailable,
+    /// An answer that no node should give.
+    Strange(String),
+}
+
 impl Client {
     /// A client.
     pub fn new(name: &str) -> Client {
@@ -99,14 +110,17 @@ impl Client {
         trace::line(format_args!("{}: hung up on {host}", self.name));
     }
 
-    /// One hour of an app; `Ok(None)` if there are no events, an error if there is no answer now.
-    pub async fn hour(&self, host: &str, app: &str, hour: u64, more: &str) -> Result<Option<Hour>, String> {
+    /// One hour of an app; `Ok(None)` if there are no events.
+    pub async fn hour(&self, host: &str, app: &str, hour: u64, more: &str) -> Result<Option<Hour>, NoHour> {
         let path = format!("/v1/apps/{app}/hours/{}?q=0.5,0.9,0.99{more}", hour_text(hour));
-        let answer = self.get(host, &path).await?;
+        let answer = self.get(host, &path).await.map_err(|_| NoHour::Unanswered)?;
         match answer.status {
-            200 => Hour::read(&answer.body).map(Some),
+            200 => Hour::read(&answer.body).map(Some).map_err(NoHour::Strange),
             404 => Ok(None),
-            _ => Err(answer.body.to_string()),
+            503 => Err(NoHour::Unavailable),
+            // A node whose disk does not let itself be read.
+            500 if answer.body["code"] == "internal" => Err(NoHour::Unanswered),
+            status => Err(NoHour::Strange(format!("{status} {}", answer.body))),
         }
     }
 

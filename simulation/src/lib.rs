@@ -141,8 +141,13 @@ pub fn run(plan: &Plan, start: &StartNode, watching: Watching) -> (Report, Vec<M
     if watching.keeps_timeline {
         timeline::start();
     }
-    // A panic that is part of the plan, or that stops a node, is told by the trace.
-    std::panic::set_hook(Box::new(|panic| trace::line(format_args!("panic: {panic}"))));
+    // A panic that is part of the plan, or that stops a node, is told by the trace; one of the simulator's own ends the run.
+    std::panic::set_hook(Box::new(|panic| {
+        trace::line(format_args!("panic: {panic}"));
+        if ["", "clients"].contains(&kernel::time::running().as_str()) {
+            eprintln!("the simulator panics: {panic}");
+        }
+    }));
     cluster::seed_consensus(plan.seed);
     let mut world = World::new(plan, start);
     let ended = world.run();

@@ -22,7 +22,7 @@ pub use conserved::conserved;
 pub use counted_once::counted_once;
 pub use fresh_reads::{Floor, fresh_local, fresh_marked, fresh_shared};
 pub use receipts::{repeated, reused};
-pub use replicas_identical::replicas_identical;
+pub use replicas_identical::{Digests, replicas_identical};
 pub use serves_again::serves_again;
 pub use watch::Watch;
 

@@ -8,9 +8,12 @@ use crate::trace;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Compares all replicas of all nodes now; `Ok(true)` if all have reached the same position too.
-pub async fn replicas_identical(client: &Client, hosts: &[String]) -> Result<bool, Violation> {
-    let mut digests: BTreeMap<(u64, String), (String, String)> = BTreeMap::new();
+/// Digests by partition and position, with the node that gave them first: of a whole run.
+pub type Digests = BTreeMap<(u64, String), (String, String)>;
+
+/// Compares all replicas of all nodes now, with each other and with what is known; `Ok(true)` if every member of every
+/// partition has reached the same position too.
+pub async fn replicas_identical(client: &Client, hosts: &[String], digests: &mut Digests) -> Result<bool, Violation> {
     let mut positions: BTreeMap<u64, Vec<String>> = BTreeMap::new();
     let Some(members) = members(client, &hosts[0]).await else { return Ok(false) };
     let mut have_all_answered = true;
@@ -24,14 +27,17 @@ pub async fn replicas_identical(client: &Client, hosts: &[String]) -> Result<boo
                         continue; // The replica has moved away; what is left of it goes in its own time.
                     }
                     let consumed = replica["consumed_offset"].to_string();
-                    compare(host, partition, &consumed, &replica["digest"], &mut digests)?;
+                    compare(host, partition, &consumed, &replica["digest"], digests)?;
                     positions.entry(partition).or_default().push(consumed);
                 }
             }
             _ => have_all_answered = false,
         }
     }
-    let is_settled = have_all_answered && positions.values().all(|all| all.iter().all(|one| *one == all[0]));
+    let of = |partition| members.iter().filter(|(id, _)| *id == partition).count();
+    let is_whole = members.iter().all(|(id, _)| positions.get(id).is_some_and(|all| all.len() == of(*id)));
+    let is_settled =
+        have_all_answered && is_whole && positions.values().all(|all| all.iter().all(|one| *one == all[0]));
     if is_settled {
         trace::line(format_args!("all replicas agree: {positions:?}"));
     }
@@ -50,13 +56,7 @@ async fn members(client: &Client, host: &str) -> Option<BTreeSet<(u64, u64)>> {
     Some(partitions.iter().filter_map(of_one).flatten().collect())
 }
 
-fn compare(
-    host: &str,
-    partition: u64,
-    consumed: &str,
-    digest: &Value,
-    known: &mut BTreeMap<(u64, String), (String, String)>,
-) -> Result<(), Violation> {
+fn compare(host: &str, partition: u64, consumed: &str, digest: &Value, known: &mut Digests) -> Result<(), Violation> {
     let digest = digest.to_string();
     let first = known.entry((partition, consumed.to_owned())).or_insert_with(|| (digest.clone(), host.to_owned()));
     if first.0 == digest {

@@ -32,11 +32,14 @@ async fn not_whole(client: &Client, hosts: &[String]) -> Option<String> {
             Err(error) => return Some(format!("{host} does not answer: {error}")),
         }
     }
-    match client.get(&hosts[0], "/v1/cluster").await {
-        Ok(answer) if answer.status == 200 && is_whole(&answer.body, hosts.len()) => None,
-        Ok(answer) => Some(format!("{} sees {}", hosts[0], answer.body)),
-        Err(error) => Some(format!("{} does not answer: {error}", hosts[0])),
+    for host in hosts {
+        match client.get(host, "/v1/cluster").await {
+            Ok(answer) if answer.status == 200 && is_whole(&answer.body, hosts.len()) => {}
+            Ok(answer) => return Some(format!("{host} sees {}", answer.body)),
+            Err(error) => return Some(format!("{host} does not answer: {error}")),
+        }
     }
+    None
 }
 
 /// Replicas of each partition where there are enough nodes, as the product sets it up by default.

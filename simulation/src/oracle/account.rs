@@ -1,5 +1,7 @@
 //! One app and hour that producers share: what was sent, what was acked, what readers have seen.
 
+use crate::answer::Hour;
+
 /// Numbers of a set of values in ns, exact whatever their order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tally {
@@ -38,8 +40,46 @@ pub struct Account {
     pub acked: Tally,
     /// The values that were acked.
     pub values: Vec<u64>,
-    /// The largest count that a linearizable read has returned.
-    pub seen_count: u64,
-    /// The largest revision that one has returned.
-    pub seen_revision: u64,
+    /// What linearizable reads have shown.
+    pub seen: Seen,
+}
+
+/// Numbers that no later linearizable answer may fall behind.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen {
+    /// Events.
+    pub count: u64,
+    /// Their sum, in ms.
+    pub sum_ms: f64,
+    /// The smallest, in ms; infinite if there are none.
+    pub min_ms: f64,
+    /// The largest, in ms.
+    pub max_ms: f64,
+    /// How often the stored rollup had changed.
+    pub revision: u64,
+}
+
+impl Default for Seen {
+    fn default() -> Seen {
+        Seen { count: 0, sum_ms: 0.0, min_ms: f64::INFINITY, max_ms: 0.0, revision: 0 }
+    }
+}
+
+impl Seen {
+    /// Takes note of an answer.
+    pub fn add(&mut self, answer: &Hour) {
+        self.count = self.count.max(answer.count);
+        self.sum_ms = self.sum_ms.max(answer.sum_ms);
+        self.min_ms = self.min_ms.min(answer.min_ms);
+        self.max_ms = self.max_ms.max(answer.max_ms);
+        self.revision = self.revision.max(answer.revision);
+    }
+
+    /// Whether an answer can hold all events that were seen; rounding keeps the order of sums.
+    pub fn is_within(&self, answer: &Hour) -> bool {
+        answer.count >= self.count
+            && answer.sum_ms >= self.sum_ms
+            && answer.min_ms <= self.min_ms
+            && answer.max_ms >= self.max_ms
+    }
 }

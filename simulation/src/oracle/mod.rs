@@ -8,7 +8,7 @@
 mod account;
 mod markers;
 
-pub use account::{Account, Tally};
+pub use account::{Account, Seen, Tally};
 pub use markers::{Markers, Outcome};
 
 use std::collections::{BTreeMap, VecDeque};

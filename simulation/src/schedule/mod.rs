@@ -103,7 +103,7 @@ pub struct Step {
 
 /// Whom a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`who` is a node's number or {\"leader_of\": PARTITION}")]
 pub enum Who {
     /// A node by its number.
     Node(u64),
@@ -299,20 +299,29 @@ impl Plan {
             // A second one could take the majority of those that are left.
             (self.departs_alone() && (self.departures() == 0 || self.nodes >= 3), "one node may leave, of 3 or more"),
             (self.load.apps >= 1 && self.load.events_max >= 1, "apps and events_max must be at least 1"),
-            (self.load.pause_ms >= 20, "pause_ms must be at least 20"),
-            (self.world.latency_ms.0 <= self.world.latency_ms.1, "latency_ms must be the shorter one first"),
-            (self.world.segment_kib >= 64, "segment_kib must be at least 64"),
-            (self.world.replace_after_ms >= 5000, "replace_after_ms must be at least 5000"),
+            (self.load.apps <= 1000 && self.load.events_max <= 4000, "apps may be 1000, events_max 4000"),
+            ((20..=DAY_MS).contains(&self.load.pause_ms), "pause_ms must be 20 to 86400000"),
+            (self.load.late_ms <= 20 * DAY_MS, "late_ms may be 20 days"),
+            ((1..=16).contains(&(self.load.clients())), "there must be 1 to 16 clients"),
+            ((1..=DAY_MS).contains(&self.load_ms), "load_ms must be 1 to 86400000"),
+            (is_pair(self.world.latency_ms), "latency_ms must be the shorter one first, both at most 60000"),
+            (is_pair(self.world.disk_ms), "disk_ms must be the shorter one first, both at most 60000"),
+            (self.world.loss_permille <= 1000, "loss_permille may be 1000"),
+            (self.world.skew_ms <= DAY_MS, "skew_ms may be 86400000"),
+            ((64..=1 << 20).contains(&self.world.segment_kib), "segment_kib must be 64 to 1048576"),
+            ((50..=DAY_MS).contains(&self.world.checkpoint_ms), "checkpoint_ms must be 50 to 86400000"),
+            ((50..=DAY_MS).contains(&self.world.write_out_ms), "write_out_ms must be 50 to 86400000"),
+            ((5000..=DAY_MS).contains(&self.world.replace_after_ms), "replace_after_ms must be 5000 to 86400000"),
             (
                 (MONTH_MS..MONTH_MS + 25 * 86_400_000).contains(&self.began_ms),
                 "began_ms must lie in the first 25 days of November 2026",
             ),
         ];
-        let node_max = self.nodes_in_the_end();
-        if let Some(step) = self.steps.iter().find(|step| {
-            step.fault.who().is_some_and(|who| matches!(who, Who::Node(node) if node == 0 || node > node_max))
-        }) {
-            return Err(format!("there is no such node: {step:?}"));
+        for step in &self.steps {
+            self.validate_step(step).map_err(|why| {
+                let line = serde_json::to_string(step).unwrap_or_default();
+                format!("{} {}: {why}: {line}", self.scenario, self.seed)
+            })?;
         }
         match rules.iter().find(|(holds, _)| !holds) {
             Some((_, message)) => Err((*message).to_owned()),
@@ -320,6 +329,62 @@ impl Plan {
         }
     }
 }
+
+impl Plan {
+    fn validate_step(&self, step: &Step) -> Result<(), &'static str> {
+        let is_there = match step.fault.who() {
+            Some(Who::Node(node)) => (1..=self.nodes_in_the_end()).contains(&node),
+            Some(Who::Leader { leader_of }) => leader_of < self.partitions,
+            None => true,
+        };
+        let (longest_ms, is_sane) = match step.fault {
+            Fault::Halves { nodes, ms } => (ms, (1..self.nodes_in_the_end()).contains(&nodes)),
+            Fault::Loss { permille, ms } => (ms, permille <= 1000),
+            Fault::SlowLink { latency_ms, ms, .. } => (latency_ms.max(ms), true),
+            Fault::SlowDisk { extra_ms, ms, .. } => (extra_ms.max(ms), true),
+            Fault::Flap { every_ms, ms, .. } => (every_ms.max(ms), true),
+            Fault::RestartLoop { times, every_ms, .. } => (every_ms, times <= 1000),
+            Fault::ClockJump { by_ms, ms, .. } => (by_ms.unsigned_abs().max(ms), true),
+            Fault::Split { ms, .. }
+            | Fault::CutOff { ms, .. }
+            | Fault::Mute { ms, .. }
+            | Fault::Deaf { ms, .. }
+            | Fault::Bridge { ms, .. }
+            | Fault::Pause { ms, .. }
+            | Fault::FullDisk { ms, .. }
+            | Fault::Drain { ms, .. }
+            | Fault::AggregatorsHang { ms, .. } => (ms, true),
+            Fault::PowerCut { down_ms, .. }
+            | Fault::PowerCutIn { down_ms, .. }
+            | Fault::PowerCutAll { down_ms }
+            | Fault::Kill { down_ms, .. }
+            | Fault::Stop { down_ms, .. }
+            | Fault::FlipBit { down_ms, .. } => (down_ms, true),
+            _ => (0, true),
+        };
+        match () {
+            () if !is_there => Err("there is no such node or partition"),
+            () if step.at_ms > self.load_ms => Err("it would come after the load, see load_ms"),
+            () if longest_ms > DAY_MS => Err("it may take 86400000 ms"),
+            () if !is_sane => Err("it is out of range"),
+            () => Ok(()),
+        }
+    }
+}
+
+impl Load {
+    /// How many clients there are.
+    fn clients(&self) -> u64 {
+        [self.producers, self.careless, self.readers, self.rude].into_iter().fold(0, u64::saturating_add)
+    }
+}
+
+fn is_pair((shorter, longer): (u64, u64)) -> bool {
+    shorter <= longer && longer <= 60_000
+}
+
+/// A day in ms: nothing takes longer.
+const DAY_MS: u64 = 86_400_000;
 
 impl Fault {
     /// Whom it strikes, if anyone in particular.

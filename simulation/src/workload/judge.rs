@@ -1,7 +1,10 @@
-//! The judge: says when the cluster is whole and load may begin, and checks everything when all is over.
+//! The judge: says when the cluster is whole and load may begin, writes through every node when the faults are over, and
+//! checks everything when all is done.
 
 use super::Actor;
-use crate::invariants::{Violation, conserved, counted_once, log_bounded, replicas_identical, serves_again};
+use super::producer::send_until_answered;
+use super::values::ndjson;
+use crate::invariants::{Digests, Violation, conserved, counted_once, log_bounded, replicas_identical, serves_again};
 use crate::trace;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -12,6 +15,9 @@ const WHOLE_WITHIN: Duration = Duration::from_secs(120);
 /// How long clients may take to get their last requests answered after the last fault.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(90);
 
+/// Events to apps of which there are so many times as many as partitions reach all of these, or nearly so.
+const APPS_A_PARTITION: u64 = 6;
+
 /// How long replicas may take to agree once nothing is sent any more.
 const AGREED_WITHIN: Duration = Duration::from_secs(60);
 
@@ -19,26 +25,30 @@ const AGREED_WITHIN: Duration = Duration::from_secs(60);
 const PURGED_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs from the beginning to the end.
-pub(super) async fn run(actor: Actor) {
-    let verdict = judge(&actor).await;
+pub(super) async fn run(mut actor: Actor) {
+    let verdict = judge(&mut actor).await;
     actor.shared.must(verdict);
     actor.shared.has_begun.set(true);
     actor.shared.has_ended.set(true);
 }
 
-async fn judge(actor: &Actor) -> Result<(), Violation> {
-    let shared = &actor.shared;
+async fn judge(actor: &mut Actor) -> Result<(), Violation> {
+    let shared = actor.shared.clone();
     serves_again(&actor.client, &shared.hosts(), WHOLE_WITHIN).await?;
     trace::line(format_args!("the cluster is whole"));
     shared.has_begun.set(true);
+    let mut digests = Digests::new();
     while !shared.is_calm.get() {
-        watch_replicas(actor).await?;
+        watch_replicas(actor, &mut digests).await?;
     }
     until(ANSWERED_WITHIN, "clients' last requests are not answered", || shared.running.get() == 0).await?;
     let hosts = shared.hosts();
     serves_again(&actor.client, &hosts, WHOLE_WITHIN).await?;
+    for (number, host) in (1..).zip(&hosts) {
+        takes_events(actor, host, number).await?;
+    }
     let deadline = Instant::now() + AGREED_WITHIN;
-    while !replicas_identical(&actor.client, &hosts).await? {
+    while !replicas_identical(&actor.client, &hosts, &mut digests).await? {
         if Instant::now() > deadline {
             return Err(Violation::new("replicas-identical", "replicas do not reach the same position"));
         }
@@ -58,15 +68,31 @@ async fn judge(actor: &Actor) -> Result<(), Violation> {
     Ok(())
 }
 
+/// Sends events of many apps through a node, which must ack them: a cluster that only answers questions is not whole.
+async fn takes_events(actor: &mut Actor, host: &str, sequence: u64) -> Result<(), Violation> {
+    let apps = APPS_A_PARTITION * u64::from(actor.shared.plan.partitions);
+    let now_ms = actor.shared.now_ms();
+    let events: Vec<_> = (0..apps).map(|app| (format!("after-{app}"), now_ms, app * 1_000_000)).collect();
+    actor.shared.ledger.borrow_mut().sent(&events);
+    let body = ndjson(&events);
+    let sent = send_until_answered(actor, Some(host), "judge", sequence, apps, &body);
+    if tokio::time::timeout(ANSWERED_WITHIN, sent).await.is_err() {
+        let detail = format!("{host} takes no events {} s after the last fault", ANSWERED_WITHIN.as_secs());
+        return Err(Violation::new("serves-again", detail));
+    }
+    actor.shared.ledger.borrow_mut().acked(&events);
+    Ok(())
+}
+
 /// Compares replicas now and then while the load runs.
-async fn watch_replicas(actor: &Actor) -> Result<(), Violation> {
+async fn watch_replicas(actor: &Actor, digests: &mut Digests) -> Result<(), Violation> {
     for _ in 0..100 {
         if actor.shared.is_calm.get() {
             return Ok(());
         }
         sleep(Duration::from_millis(100)).await;
     }
-    replicas_identical(&actor.client, &actor.shared.hosts()).await.map(drop)
+    replicas_identical(&actor.client, &actor.shared.hosts(), digests).await.map(drop)
 }
 
 async fn until_log_is_bounded(actor: &Actor, host: &str) -> Result<(), Violation> {

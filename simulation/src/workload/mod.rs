@@ -108,12 +108,20 @@ impl Shared {
     }
 }
 
+/// One request in so many begins a burst.
+const BURST_ONE_IN: u32 = 100;
+
+/// Requests of a burst.
+const BURST: u32 = 20;
+
 /// One client: who it is, and what it leaves to chance.
 struct Actor {
     shared: Rc<Shared>,
     client: Client,
     number: u64,
     random: StdRng,
+    /// Requests that follow each other closely yet.
+    burst: u32,
 }
 
 impl Actor {
@@ -125,6 +133,11 @@ impl Actor {
     /// Waits as long as clients do between requests.
     async fn pause(&mut self) {
         let longest = self.shared.plan.load.pause_ms;
+        if self.burst == 0 && self.random.random_range(0..BURST_ONE_IN) == 0 {
+            self.burst = BURST;
+        }
+        self.burst = self.burst.saturating_sub(1);
+        let longest = if self.burst > 0 { longest / 20 + 1 } else { longest };
         let pause = self.random.random_range(longest / 20..=longest);
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
@@ -144,7 +157,7 @@ pub fn clients(shared: &Rc<Shared>) -> LocalBoxFuture<'static, turmoil::Result> 
     let mut actor = |kind: &str| {
         number += 1;
         let random = StdRng::seed_from_u64(shared.plan.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        Actor { shared: shared.clone(), client: Client::new(&format!("{kind}-{number}")), number, random }
+        Actor { shared: shared.clone(), client: Client::new(&format!("{kind}-{number}")), number, random, burst: 0 }
     };
     for _ in 0..load.producers {
         running.push(Box::pin(producer::run(actor("producer"))));
@@ -177,6 +190,12 @@ pub fn clients(shared: &Rc<Shared>) -> LocalBoxFuture<'static, turmoil::Result> 
 /// Notes on the timeline what became of a request.
 fn told(client: &Client, kind: &'static str, text: impl FnOnce() -> String) {
     timeline::mark("clients", kind, || format!("{}: {}", client.name(), text()));
+}
+
+/// Whether an answer to a good request says that it may be sent again: too slow, too much, not now. Anything else but an ack
+/// is no answer to a good request.
+fn may_try_again(status: u16) -> bool {
+    [408, 429, 503].contains(&status)
 }
 
 /// A request was refused for now.

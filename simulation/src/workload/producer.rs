@@ -1,21 +1,33 @@
 //! A producer with an identity: sends each request until it is answered, and sometimes once more.
 
 use super::values::ndjson;
-use super::{Actor, refused, told};
+use super::{Actor, may_try_again, refused, told};
 use crate::client::Answer;
 use crate::coverage;
 use crate::invariants::{Violation, repeated, reused};
 use crate::oracle::Receipt;
 use rand::RngExt;
+use std::collections::VecDeque;
 
-/// One request in so many is sent again after its ack.
+/// After one ack in so many, a request that was acked is sent again.
 const REPEAT_ONE_IN: u32 = 12;
+
+/// Acked requests that are remembered for that: far fewer than the product remembers.
+const REPEATED_OF: usize = 64;
+
+/// A request that was acked.
+struct Acked {
+    sequence: u64,
+    events: u64,
+    body: String,
+}
 
 /// Runs until the load ends and the last request is answered.
 pub(super) async fn run(mut actor: Actor) {
     actor.shared.begun().await;
     let producer = format!("producer-{}", actor.number);
     let mut sequence = 0u64;
+    let mut acked = VecDeque::new();
     while !actor.shared.has_ended.get() {
         sequence += 1;
         let events = actor.draw_events();
@@ -23,22 +35,33 @@ pub(super) async fn run(mut actor: Actor) {
         let holds = actor.shared.ledger.borrow().up_to(&events);
         actor.shared.ledger.borrow_mut().sent(&events);
         let count = events.len() as u64;
-        let token = send_until_answered(&mut actor, &producer, sequence, count, &body).await;
+        let token = send_until_answered(&mut actor, None, &producer, sequence, count, &body).await;
         actor.shared.ledger.borrow_mut().acked(&events);
         actor.shared.ledger.borrow_mut().keep(Receipt { token, holds });
+        acked.push_back(Acked { sequence, events: count, body });
+        if acked.len() > REPEATED_OF {
+            acked.pop_front();
+        }
         if actor.random.random_range(0..REPEAT_ONE_IN) == 0 {
-            send_again(&mut actor, &producer, sequence, count, body).await;
+            send_again(&mut actor, &producer, &acked).await;
         }
         actor.pause().await;
     }
 }
 
-/// Returns the receipt's token.
-async fn send_until_answered(actor: &mut Actor, producer: &str, sequence: u64, count: u64, body: &str) -> String {
+/// Sends a good request to one node, or to any, until it is acked; returns the receipt's token.
+pub(super) async fn send_until_answered(
+    actor: &mut Actor,
+    host: Option<&str>,
+    producer: &str,
+    sequence: u64,
+    count: u64,
+    body: &str,
+) -> String {
     let mut attempts = 0;
     let leaderships = actor.shared.leaderships.get();
     loop {
-        let host = actor.any_host();
+        let host = host.map_or_else(|| actor.any_host(), str::to_owned);
         let answer = actor.client.post(&host, Some((producer, sequence)), body.to_owned()).await;
         match answer {
             Ok(answer) if answer.status == 200 => {
@@ -49,9 +72,9 @@ async fn send_until_answered(actor: &mut Actor, producer: &str, sequence: u64, c
                 }
                 return answer.body["token"].as_str().unwrap_or_default().to_owned();
             }
-            Ok(answer) if [400, 409, 413, 415].contains(&answer.status) => {
-                let detail = format!("a good request is refused: {} {}", answer.status, answer.body);
-                actor.shared.must(Err(Violation::new("counted-once", detail)));
+            Ok(answer) if !may_try_again(answer.status) => {
+                let detail = format!("a good request is answered {} {}", answer.status, answer.body);
+                actor.shared.must(Err(Violation::new("receipts-stable", detail)));
                 return String::new();
             }
             Ok(answer) => {
@@ -80,14 +103,17 @@ fn check_receipt(actor: &Actor, answer: &Answer, count: u64, attempts: u64) {
     }
 }
 
-/// Sends an acked request once more, or another body in its place: neither may count.
-async fn send_again(actor: &mut Actor, producer: &str, sequence: u64, count: u64, body: String) {
+/// Sends an acked request once more, the last one or an older one, or another body in its place: neither may count.
+async fn send_again(actor: &mut Actor, producer: &str, acked: &VecDeque<Acked>) {
     let host = actor.any_host();
-    let is_same = actor.random.random_bool(0.7);
-    let body = if is_same { body } else { body.replacen("\"app-", "\"not-app-", 1) };
+    let (is_last, is_same) = (actor.random.random_bool(0.5), actor.random.random_bool(0.7));
+    let which = if is_last { acked.len() - 1 } else { actor.random.random_range(0..acked.len()) };
+    let Acked { sequence, events: count, body } = &acked[which];
+    let (sequence, count) = (*sequence, *count);
+    let body = if is_same { body.clone() } else { body.replacen("\"app-", "\"not-app-", 1) };
     let Ok(answer) = actor.client.post(&host, Some((producer, sequence)), body).await else { return };
     match answer.status {
-        429 | 503 => {}
+        status if may_try_again(status) => {}
         200 if is_same => actor.shared.must(repeated(count, &answer.body)),
         status if !is_same => actor.shared.must(reused(status, &answer.body)),
         status => {

@@ -1,9 +1,10 @@
 //! A reader: asks any node at each level of consistency, and holds the answer against what is known.
 
 use super::{Actor, told};
-use crate::answer::hour_text;
+use crate::answer::{Hour, hour_text};
+use crate::client::NoHour;
 use crate::coverage;
-use crate::invariants::{Floor, bounded, fresh_local, fresh_marked, fresh_shared};
+use crate::invariants::{Floor, Violation, bounded, fresh_local, fresh_marked, fresh_shared};
 use crate::oracle::{Key, Tally};
 use rand::RngExt;
 use rand::seq::IteratorRandom;
@@ -30,28 +31,40 @@ async fn linearizable(actor: &mut Actor) {
         true => Floor::none(),
         false => Floor::of(actor.shared.ledger.borrow().shared.get(&key)),
     };
-    match actor.client.hour(&host, &key.0, key.1, "").await {
-        Ok(answer) => {
-            if answer.as_ref().is_some_and(|answer| answer.late > 0) {
-                coverage::reached("late_event");
-            }
-            let place = format!("{host}, {} {}", key.0, hour_text(key.1));
-            told(&actor.client, "read", || place.clone());
-            let mut ledger = actor.shared.ledger.borrow_mut();
-            let account = ledger.shared.get_mut(&key).expect("keys stay");
-            let checked = fresh_shared(&place, answer.as_ref(), &floor, account);
-            drop(ledger);
-            actor.shared.must(checked);
+    if let Some(answer) = ask(actor, &host, &key, "").await {
+        if answer.as_ref().is_some_and(|answer| answer.late > 0) {
+            coverage::reached("late_event");
         }
-        Err(_) => coverage::reached("read_unavailable"),
+        let place = format!("{host}, {} {}", key.0, hour_text(key.1));
+        told(&actor.client, "read", || place.clone());
+        let mut ledger = actor.shared.ledger.borrow_mut();
+        let account = ledger.shared.get_mut(&key).expect("keys stay");
+        let checked = fresh_shared(&place, answer.as_ref(), &floor, account);
+        drop(ledger);
+        actor.shared.must(checked);
     }
+}
+
+/// An hour (`Some(None)`: it has no events), or nothing if there is no answer now. An answer that no node should give is a
+/// violation.
+async fn ask(actor: &Actor, host: &str, key: &Key, more: &str) -> Option<Option<Hour>> {
+    match actor.client.hour(host, &key.0, key.1, more).await {
+        Ok(answer) => return Some(answer),
+        Err(NoHour::Unanswered) => {}
+        Err(NoHour::Unavailable) => coverage::reached("read_unavailable"),
+        Err(NoHour::Strange(what)) => {
+            let detail = format!("{host} is asked for {} {}{more}: {what}", key.0, hour_text(key.1));
+            actor.shared.must(Err(Violation::new("fresh-reads", detail)));
+        }
+    }
+    None
 }
 
 async fn marked(actor: &mut Actor) {
     let Some(key) = any_key(actor, |ledger| ledger.markers.keys().cloned().collect()) else { return };
     let host = actor.any_host();
     let before = actor.shared.ledger.borrow().markers[&key].known();
-    if let Ok(answer) = actor.client.hour(&host, &key.0, key.1, "").await
+    if let Some(answer) = ask(actor, &host, &key, "").await
         && !actor.shared.may_miss
     {
         let now = actor.shared.ledger.borrow().markers[&key].known();
@@ -64,7 +77,7 @@ async fn local(actor: &mut Actor) {
     let Some(key) = any_key(actor, |ledger| ledger.shared.keys().cloned().collect()) else { return };
     let host = actor.any_host();
     let acked = actor.shared.ledger.borrow().shared[&key].acked.count;
-    if let Ok(answer) = actor.client.hour(&host, &key.0, key.1, "&consistency=local").await {
+    if let Some(answer) = ask(actor, &host, &key, "&consistency=local").await {
         if answer.as_ref().map_or(0, |answer| answer.count) < acked {
             coverage::reached("local_read_behind");
         }
@@ -85,10 +98,18 @@ async fn own_write(actor: &mut Actor) {
     let (host, is_local) = (actor.any_host(), actor.random.random_bool(0.7));
     let level = if is_local { "local" } else { "linearizable" };
     let more = format!("&consistency={level}&after={}", receipt.token);
-    if let Ok(answer) = actor.client.hour(&host, &key.0, key.1, &more).await {
+    let has_floor = !is_local && !actor.shared.may_miss;
+    let floor = if has_floor { Floor::of(actor.shared.ledger.borrow().shared.get(key)) } else { Floor::none() };
+    if let Some(answer) = ask(actor, &host, key, &more).await {
         coverage::reached("own_write_read");
         let place = format!("{host} after {}, {} {}", receipt.token, key.0, hour_text(key.1));
-        let checked = fresh_local(&place, answer.as_ref(), &own, &actor.shared.ledger.borrow().shared[key]);
+        let mut ledger = actor.shared.ledger.borrow_mut();
+        let account = ledger.shared.get_mut(key).expect("keys stay");
+        let mut checked = fresh_local(&place, answer.as_ref(), &own, account);
+        if !is_local {
+            checked = checked.and_then(|()| fresh_shared(&place, answer.as_ref(), &floor, account));
+        }
+        drop(ledger);
         actor.shared.must(checked);
     }
 }

@@ -1,7 +1,7 @@
 //! A client that sends garbage, hangs up half-way, and asks for nonsense. Nothing of it may count, and nobody else may
 //! notice.
 
-use super::Actor;
+use super::{Actor, may_try_again};
 use crate::coverage;
 use crate::invariants::Violation;
 use rand::RngExt;
@@ -63,6 +63,10 @@ fn must_be_refused(actor: &Actor, status: Result<u16, String>, what: &str) {
             actor.shared.must(Err(Violation::new("nothing-unsent", detail)));
         }
         Ok(status) if (400..500).contains(&status) => coverage::reached("garbage_refused"),
+        Ok(status) if !may_try_again(status) => {
+            let detail = format!("{what:?} is answered {status}");
+            actor.shared.must(Err(Violation::new("receipts-stable", detail)));
+        }
         _ => {}
     }
 }

@@ -53,19 +53,28 @@ pub async fn run(
         command.arg("--trace").arg(trace);
     }
     // With --verbose, each run prints its steps, and the report is what it ends with.
-    let stderr = if arguments.verbose { Stdio::inherit() } else { Stdio::null() };
-    command.stdin(Stdio::null()).stderr(stderr).kill_on_drop(true);
+    if arguments.verbose {
+        command.arg("--verbose").stderr(Stdio::inherit());
+    }
+    command.stdin(Stdio::null()).kill_on_drop(true);
     let report = match tokio::time::timeout(RUN_WITHIN, command.output()).await {
         Ok(ran) => {
             let ran = ran.map_err(failed)?;
             serde_json::from_slice(&ran.stdout)
-                .unwrap_or_else(|_| lost(plan, &format!("the run ended: {}", ran.status)))
+                .unwrap_or_else(|_| lost(plan, &format!("the run ended: {}: {}", ran.status, tail(&ran.stderr))))
         }
         Err(_) => lost(plan, "the run stands still"),
     };
     // The directory goes in the end anyway.
     let _ = std::fs::remove_file(&schedule);
     Ok(report)
+}
+
+/// The end of what a run had to say.
+fn tail(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(5)..].join("; ")
 }
 
 /// The report of a run that could not make one.

@@ -8,12 +8,13 @@ use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use simulation::Report;
 use simulation::coverage::SITUATIONS;
+use simulation::scenarios::SCENARIOS;
 use simulation::schedule::Plan;
 use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use tokio::sync::Semaphore;
 
-/// A campaign of fewer runs is not expected to reach everything.
+/// A campaign of fewer runs of the swarm is not expected to reach everything.
 const REACHES_ALL_FROM: usize = 100;
 
 /// What all runs so far came to.
@@ -31,7 +32,9 @@ struct Sum {
 /// Runs all plans; fails where one was broken, or where a required situation was never reached.
 pub async fn run(arguments: &Arguments, plans: Vec<Plan>) -> Outcome {
     let workspace = Workspace::new()?;
-    let is_campaign = plans.len() >= REACHES_ALL_FROM && arguments.schedule.is_none();
+    // Other scenarios are of one kind of trouble each.
+    let is_swarm = |plan: &&Plan| plan.scenario == SCENARIOS[0].name;
+    let is_campaign = arguments.schedule.is_none() && plans.iter().filter(is_swarm).count() >= REACHES_ALL_FROM;
     let bar = bar(plans.len());
     let jobs = arguments.jobs.map_or_else(cores, |jobs| usize::try_from(jobs).unwrap_or(1));
     // A long run does not keep the next ones from starting, though reports come in the order of the plans.
@@ -54,7 +57,7 @@ pub async fn run(arguments: &Arguments, plans: Vec<Plan>) -> Outcome {
         bar.suspend(|| tell(arguments, &report, &again))?;
         sum.add(report, again);
         bar.inc(1);
-        bar.set_message(format!("{} broken, {:.1} h simulated", sum.broken.len(), sum.simulated_s / 3600.0));
+        bar.set_message(format!("{} broken, {} simulated", sum.broken.len(), sum.simulated()));
     }
     bar.finish_and_clear();
     sum.finish(arguments, is_campaign)
@@ -67,7 +70,7 @@ fn tell(arguments: &Arguments, report: &Report, again: &str) -> Outcome {
     }
     output::print(&here::line(report))?;
     if !report.held() {
-        eprintln!("{}\n  to see it again: {again}", here::violation(report));
+        eprintln!("{}\n{}\n  to see it again: {again}", report.last_lines.join("\n"), here::violation(report));
     }
     Ok(())
 }
@@ -87,8 +90,10 @@ impl Sum {
     }
 
     fn finish(self, arguments: &Arguments, is_campaign: bool) -> Outcome {
-        if arguments.output.format() != Format::Json {
-            output::print(&self.text())?;
+        match arguments.output.format() {
+            // Standard output holds a report a line, and nothing else.
+            Format::Json => eprint!("{}", self.text()),
+            _ => output::print(&self.text())?,
         }
         if !self.broken.is_empty() {
             let list: Vec<_> =
@@ -104,6 +109,12 @@ impl Sum {
         Ok(())
     }
 
+    /// How long all runs took together, in simulated time.
+    fn simulated(&self) -> String {
+        let minutes = self.simulated_s / 60.0;
+        if minutes < 100.0 { format!("{minutes:.1} min") } else { format!("{:.1} h", minutes / 60.0) }
+    }
+
     fn missing(&self) -> Vec<&'static str> {
         let required = SITUATIONS.iter().filter(|situation| situation.is_required);
         required.map(|situation| situation.name).filter(|name| !self.reached.contains_key(*name)).collect()
@@ -115,10 +126,10 @@ impl Sum {
             format!("  {runs:>6} runs  {}: {}\n", situation.name, situation.about)
         });
         format!(
-            "{} runs, {} broken; {:.1} h simulated, {} events acked, {} faults\nSituations:\n{}",
+            "{} runs, {} broken; {} simulated, {} events acked, {} faults\nSituations:\n{}",
             self.runs,
             self.broken.len(),
-            self.simulated_s / 3600.0,
+            self.simulated(),
             self.acked_events,
             self.faults,
             reached.collect::<String>()

@@ -20,7 +20,7 @@ pub fn run(arguments: &Arguments, plan: &Plan) -> Outcome {
     if let Some(path) = &arguments.html {
         write(path, &simulation::page(plan, &report, &marks))?;
     }
-    if arguments.output.format() == Format::Json && !arguments.verbose {
+    if arguments.output.format() == Format::Json {
         let line = serde_json::to_string(&report).expect("reports hold nothing that JSON cannot");
         output::print(&(line + "\n"))?;
         return if report.held() { Ok(()) } else { Err(Failure::told(Exit::Failed)) };

@@ -16,7 +16,7 @@ use super::output::{self, Format, Output, Table};
 use seeds::Seeds;
 use simulation::scenarios::{self, SCENARIOS};
 use simulation::schedule::{Plan, file};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Run clusters in a simulated world
 ///
@@ -43,7 +43,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", default_value = SCENARIOS[0].name, value_parser = scenario, conflicts_with = "schedule")]
     scenario: String,
     /// Run what a file says instead; --save writes one
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["seed", "runs"])]
     schedule: Option<PathBuf>,
     /// How many seeds, from --seed on
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
@@ -58,10 +58,10 @@ pub struct Arguments {
     #[arg(long)]
     list: bool,
     /// Leave out faults as long as the run still fails; writes the rest to a file
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["html", "trace", "check_determinism"])]
     shrink: bool,
     /// Run each seed twice and compare the traces
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["html", "trace", "save"])]
     check_determinism: bool,
     /// Write the run's world and faults to a file
     #[arg(long, value_name = "FILE")]
@@ -91,6 +91,9 @@ fn scenario(name: &str) -> Result<String, String> {
 pub fn run(arguments: &Arguments) -> Outcome {
     if arguments.list {
         return list(arguments.output.format());
+    }
+    if arguments.runs > 1 && arguments.seed.is_range() {
+        return Err(Failure::new(Exit::Usage, "--runs counts from one --seed on: give one seed, or the range alone"));
     }
     let plans = plans(arguments)?;
     let single = match &plans[..] {
@@ -134,9 +137,16 @@ fn plans(arguments: &Arguments) -> Result<Vec<Plan>, Failure> {
 fn command_again(arguments: &Arguments, plan: &Plan) -> String {
     let nodes = arguments.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
     match &arguments.schedule {
-        Some(path) => format!("hourmark simulate --schedule {}{nodes} --verbose", path.display()),
+        Some(path) => format!("hourmark simulate --schedule {}{nodes} --verbose", quoted(path)),
         None => format!("hourmark simulate --scenario {} --seed {}{nodes} --verbose", plan.scenario, plan.seed),
     }
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-+:@%".contains(letter);
+    if text.chars().all(is_plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 fn list(format: Format) -> Outcome {

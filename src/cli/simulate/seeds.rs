@@ -10,6 +10,11 @@ pub struct Seeds {
 }
 
 impl Seeds {
+    /// Whether there is a last one.
+    pub fn is_range(self) -> bool {
+        self.last.is_some()
+    }
+
     /// All of them; where one was given, `runs` from there on.
     pub fn all(self, runs: u64) -> impl Iterator<Item = u64> {
         let last = self.last.unwrap_or(self.first.saturating_add(runs - 1));

@@ -39,7 +39,7 @@ pub async fn run(arguments: &Arguments, plan: &Plan) -> Outcome {
         plan.steps.len(),
         file::write(smallest)
     ))?;
-    let again = format!("hourmark simulate --schedule {} --verbose", path.display());
+    let again = format!("hourmark simulate --schedule {} --verbose", super::quoted(&path));
     Err(Failure::new(
         Exit::Failed,
         format!("{} does not hold\nTo see it again: {again}", first.violated.unwrap_or_default()),
