@@ -168,7 +168,7 @@ pub fn run(plan: &Plan, start: &StartNode, watching: Watching) -> (Report, Vec<M
         simulated_s: simulated.as_secs_f64(),
         acked_events: world.shared().acked_events(),
         retried: world.shared().retried.get(),
-        faults: plan.steps.len() as u64,
+        faults: world.struck(),
         situations: coverage::counts(),
     };
     (report, timeline::marks())

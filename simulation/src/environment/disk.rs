@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 /// See the module. Clones are handles of the same process to the same disk.
 #[derive(Clone)]
@@ -141,9 +142,9 @@ impl SimulatedDisk {
         self.machine().wrongs.add(fault);
     }
 
-    /// Whether an operation was made to fail since this was last asked.
-    pub fn take_failed(&self) -> bool {
-        self.machine().wrongs.take_failed()
+    /// Whether an operation was made to fail since this was last asked, no longer ago than so long.
+    pub fn take_failed(&self, within: Duration) -> bool {
+        self.machine().wrongs.take_failed(within)
     }
 
     /// Whatever was wrong is no longer.

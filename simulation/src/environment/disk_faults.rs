@@ -1,6 +1,8 @@
 //! What a disk can be told to do wrong.
 
+use crate::kernel::time;
 use std::io;
+use std::time::Duration;
 
 /// The operation within which the power goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +32,8 @@ pub(super) struct Wrongs {
     reads: u64,
     writes: u64,
     syncs: u64,
-    /// Whether anything has gone wrong since it was last asked.
-    has_failed: bool,
+    /// When anything went wrong last.
+    failed_at: Option<Duration>,
     cut: Option<(Cut, Box<dyn FnOnce() + Send>)>,
 }
 
@@ -65,9 +67,10 @@ impl Wrongs {
         Some(then)
     }
 
-    /// Whether anything has gone wrong since this was last asked.
-    pub fn take_failed(&mut self) -> bool {
-        std::mem::take(&mut self.has_failed)
+    /// Whether anything has gone wrong since this was last asked, and no longer ago than so long: what a node lives with for
+    /// that time is no reason to end.
+    pub fn take_failed(&mut self, within: Duration) -> bool {
+        self.failed_at.take().is_some_and(|at| time::now().saturating_sub(at) <= within)
     }
 
     pub fn read(&mut self) -> io::Result<()> {
@@ -86,7 +89,9 @@ impl Wrongs {
     }
 
     fn note(&mut self, outcome: io::Result<()>) -> io::Result<()> {
-        self.has_failed |= outcome.is_err();
+        if outcome.is_err() {
+            self.failed_at = Some(time::now());
+        }
         outcome
     }
 }

@@ -21,6 +21,9 @@ use undo::Undo;
 /// How much longer than its load a run may take, in simulated time.
 const OVERTIME: Duration = Duration::from_secs(600);
 
+/// How long after an operation on its disk has failed a node may end because of it, in simulated time.
+const EXCUSED_FOR: Duration = Duration::from_secs(60);
+
 /// After how long a process that ended is started again, in ms, as a service manager does.
 const RESTART_MS: u64 = 1500;
 
@@ -84,6 +87,11 @@ impl World {
                 return Ok(time::now());
             }
         }
+    }
+
+    /// How many faults have struck.
+    pub fn struck(&self) -> u64 {
+        self.next_step as u64
     }
 
     /// What the clients know.
@@ -185,7 +193,7 @@ impl World {
             return self.let_return(number);
         }
         let node = self.node(number);
-        let has_disk_failed = node.hardware.disk.take_failed();
+        let has_disk_failed = node.hardware.disk.take_failed(EXCUSED_FOR);
         if !std::mem::replace(&mut node.is_excused, false) && !has_disk_failed {
             self.shared.must(Err(Violation::new("stays-up", format!("{name} ended: {ended:?}"))));
         }
