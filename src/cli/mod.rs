@@ -22,6 +22,7 @@ mod verify;
 use clap::{Parser, Subcommand};
 use failure::{Failure, Outcome};
 use std::process::ExitCode;
+use tokio::runtime::Builder;
 
 /// Response-time events in; exact counts, averages, extremes and quantiles per app and hour out
 ///
@@ -67,7 +68,8 @@ pub fn run() -> ExitCode {
         Command::Dev(arguments) => block_on(dev::run(&arguments)),
         Command::Send(arguments) => block_on(send::run(&arguments)),
         Command::Query(arguments) => block_on(query::run(&arguments)),
-        Command::Bench(arguments) => block_on(bench::run(&arguments)),
+        // One task drives all connections: on the thread that waits for them, no other has to be woken.
+        Command::Bench(arguments) => block_on_runtime(&mut Builder::new_current_thread(), bench::run(&arguments)),
         Command::Status(arguments) => block_on(status::run(&arguments)),
         Command::Verify(arguments) => block_on(verify::run(&arguments)),
         Command::Drain(arguments) => block_on(nodes::drain(&arguments)),
@@ -84,11 +86,11 @@ pub fn run() -> ExitCode {
 
 /// Runs a client's work. What still blocks when it is done, such as a read from a terminal, is left behind.
 fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::io("starting the runtime", &error))?;
+    block_on_runtime(Builder::new_multi_thread().worker_threads(2), work)
+}
+
+fn block_on_runtime(builder: &mut Builder, work: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = builder.enable_all().build().map_err(|error| Failure::io("starting the runtime", &error))?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_background();
     outcome

@@ -6,8 +6,8 @@
 //!  requests ◀──────────── verdict of each part ◀──────────────────────────────────────────────────┘ again: same bytes
 //! ```
 //!
-//! - Linger is natural: with few entries under way the next one closes at once, otherwise it fills until one
-//!   lands, it has its bytes, or it has its age. A quiet node adds no latency, a busy one writes large entries.
+//! - Linger is natural: with few entries under way the next one closes as soon as every task that is ready has run,
+//!   otherwise it fills until one lands, it has its bytes, or it has its age. A quiet node adds no latency, a busy one writes large entries.
 //! - An entry is encoded once. Whatever goes wrong, the same bytes are appended again, so (edge, sequence) tells every
 //!   replica that it has seen them.
 //! - The sequences of entries that are not done span fewer than [`SEQUENCE_SPAN_MAX`]: a replica remembers that many.
@@ -30,6 +30,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// Entries of one partition under way at a time. 8 keep a leader's pipeline full over a round trip of several fsyncs.
@@ -138,6 +139,15 @@ async fn run(sender: Sender, mut queue: Queue, mut arrivals: mpsc::Receiver<Wait
     let mut arrived = Vec::new();
     let mut is_open = true;
     while is_open || !queue.parts.is_empty() || !flights.is_empty() {
+        if queue.may_close(Instant::now()) {
+            // Requests that are being read at this moment come along.
+            yield_now().await;
+            while queue.parts.len() < WAITING_MAX
+                && let Ok(waiting) = arrivals.try_recv()
+            {
+                queue.push(waiting);
+            }
+        }
         while queue.may_close(Instant::now()) {
             if let Some(load) = queue.close(Instant::now(), sender.environment.clock.now_ms()) {
                 flights.push(sender.see_through(load));

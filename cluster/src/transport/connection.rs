@@ -24,6 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// All calls from this node to one peer on one lane.
@@ -255,6 +256,8 @@ impl Run {
             let frames = self.connection.state().calls.take(shared.limits.write_bytes_max);
             if frames.is_empty() {
                 queued.notified().await;
+                // What others are about to send goes in the same write.
+                yield_now().await;
                 continue;
             }
             let bytes = frames.iter().map(Frame::len).sum();

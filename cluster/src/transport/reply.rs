@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
+use tokio::task::yield_now;
 
 /// The way back to whoever asked. Dropped without an answer, it tells them that there will be none.
 pub struct Reply {
@@ -124,6 +125,8 @@ impl Outbox {
                 return frames;
             }
             self.queued.notified().await;
+            // What others are about to answer goes in the same write.
+            yield_now().await;
         }
     }
 
