@@ -79,6 +79,7 @@ async fn help_texts_are_the_golden_ones() {
         ("verify", &["verify", "--help"]),
         ("bench", &["bench", "--help"]),
         ("bench-query", &["bench", "query", "--help"]),
+        ("bench-local", &["bench", "local", "--help"]),
         ("drain", &["drain", "--help"]),
         ("remove", &["remove", "--help"]),
         ("completions", &["completions", "--help"]),
