@@ -7,8 +7,8 @@ Needs nats-server (`go install github.com/nats-io/nats-server/v2@latest`) and `p
 loopback. NATS: one stream, three replicas, `sync_interval: always` (fsync before every ack, as Hourmark does), one message for
 every 1,000 events of NDJSON (89 kB), published asynchronously with as many in flight as serve it best (tried first). It stores
 the messages and nothing else. Hourmark takes requests of the same 1,000 events with as many connections, reads every line,
-aggregates, and every answer is compared with what was sent. Both are measured with 10,000 events a message, too. CPU is that of
-the servers and the client.
+aggregates, and every answer is compared with what was sent. Both are measured with 10,000 events a message, too, and all three
+pairs are told. CPU is that of the servers and the client.
 """
 import asyncio
 import pathlib
@@ -131,13 +131,10 @@ def main():
             "nats 10,000": lambda: publish(options.events, 10_000, best[10_000]),
             "hourmark 10,000": lambda: send(10_000, 12),
         })
-    results.ratio_goal("same requests", "hourmark 1,000", "nats 1,000", "events_per_s", 4)
-    results.ratio_goal("each at its best", "hourmark 10,000", best_of(results), "events_per_s", 4)
+    results.ratio_goal("messages of 1,000 events, requests of 10,000", "hourmark 10,000", "nats 1,000", "events_per_s", 4)
+    results.ratio_goal("the same 1,000 events in both", "hourmark 1,000", "nats 1,000", "events_per_s", 4)
+    results.ratio_goal("the same 10,000 events in both", "hourmark 10,000", "nats 10,000", "events_per_s", 4)
     results.finish()
-
-
-def best_of(results):
-    return max(("nats 1,000", "nats 10,000"), key=lambda name: results.median(name, "events_per_s"))
 
 
 if __name__ == "__main__":
