@@ -116,8 +116,10 @@ pub enum Method {
 /// Events to send, as one request.
 #[derive(Debug, Clone)]
 pub struct Events<'a> {
-    /// NDJSON, compressed if `encoding` says so.
+    /// The events, written as `media_type` says, compressed if `encoding` says so.
     pub body: Bytes,
+    /// `application/x-ndjson` or another one that nodes take.
+    pub media_type: &'static str,
     /// `gzip` or `zstd`.
     pub encoding: Option<&'static str>,
     /// Together with `sequence` what makes a retry safe.
@@ -220,7 +222,7 @@ impl Client {
         let build = |http: &reqwest::Client, base: &str| {
             let request = http
                 .post(format!("{base}/v1/events?errors_max={}", events.errors_max))
-                .header(header::CONTENT_TYPE, "application/x-ndjson")
+                .header(header::CONTENT_TYPE, events.media_type)
                 .header("Hourmark-Producer", events.producer)
                 .header("Hourmark-Sequence", events.sequence)
                 .body(events.body.clone());

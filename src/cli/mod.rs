@@ -3,6 +3,7 @@
 //! Data goes to stdout, all else to stderr. Exit codes: see [`failure::Exit`].
 
 mod bench;
+mod body_format;
 mod cluster_view;
 mod completions;
 mod connection;

@@ -33,7 +33,7 @@ fn problem_after(status: u16, code: &str, seconds: u64) -> Response {
 
 fn events(body: &str) -> Events<'static> {
     let body = Bytes::copy_from_slice(body.as_bytes());
-    Events { body, encoding: None, producer: "p", sequence: 7, errors_max: 100 }
+    Events { body, media_type: "application/x-ndjson", encoding: None, producer: "p", sequence: 7, errors_max: 100 }
 }
 
 fn soon() -> Instant {

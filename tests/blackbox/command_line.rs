@@ -107,3 +107,31 @@ fn exit_codes_tell_what_happened() {
     assert_eq!(code, Some(4), "{message}");
     assert!(message.starts_with("no answer yet from"), "{message}");
 }
+
+#[test]
+fn a_batch_is_answered_for_as_its_lines_are() {
+    let cluster = single(&[]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events").display().to_string();
+    let mut lines: Vec<String> = (0..3000u64)
+        .map(|number| event(["a", "b", "c"][(number % 3) as usize], "2026-03-01T10:00:00Z", &number.to_string()))
+        .collect();
+    lines[7] = "{broken\n".into();
+    lines[1500] = event("b", "2261-01-01T00:00:00Z", "1");
+    lines[2000] = event("a", "2261-01-01T00:00:00Z", "1");
+    lines[2001] = event("b", "2026-03-01T10:00:00Z", "-1");
+    std::fs::write(&path, lines.concat()).unwrap();
+    let send = |format: &str, counted: &str| {
+        let server = format!("http://{}", cluster.nodes[0].http);
+        let flags = ["--body-bytes", "20KiB", "--producer", format, "--format", format, "-o", "csv"];
+        let ran = hourmark(&[&["send", &path, "--server", &server], &flags[..]].concat());
+        let sum = String::from_utf8(ran.stdout).unwrap();
+        assert!(sum.lines().nth(1).unwrap().starts_with(counted), "{sum}");
+        (ran.status.code(), String::from_utf8(ran.stderr).unwrap())
+    };
+    let (code, told) = send("ndjson", "2996,0,4,");
+    let numbers: Vec<_> = told.lines().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!((code, numbers), (Some(1), vec!["line 8", "line 1501", "line 2001", "line 2002"]));
+    assert_eq!(send("binary", "2996,0,4,"), (code, told.clone()));
+    assert_eq!(send("binary", "0,2996,4,"), (code, told), "sent again, counted once");
+}

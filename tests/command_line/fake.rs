@@ -119,7 +119,12 @@ async fn take(
     }
     let mut events = 0;
     let mut errors = Vec::new();
-    for (index, line) in body.split(|byte| *byte == b'\n').enumerate() {
+    let is_batch = header("content-type") == "application/vnd.hourmark.batch";
+    if is_batch {
+        events = hourmark::format::Batch::decode(&body).unwrap().events();
+    }
+    let lines: &[u8] = if is_batch { b"" } else { &body };
+    for (index, line) in lines.split(|byte| *byte == b'\n').enumerate() {
         match line.first() {
             Some(b'{') => events += 1,
             _ if line.trim_ascii().is_empty() => {}

@@ -79,6 +79,7 @@ async fn help_texts_are_the_golden_ones() {
         ("verify", &["verify", "--help"]),
         ("bench", &["bench", "--help"]),
         ("bench-query", &["bench", "query", "--help"]),
+        ("bench-local", &["bench", "local", "--help"]),
         ("drain", &["drain", "--help"]),
         ("remove", &["remove", "--help"]),
         ("completions", &["completions", "--help"]),
@@ -105,6 +106,7 @@ async fn wrong_usage_and_configuration_exit_with_2_and_name_the_culprit() {
         (&["send", "/no/such/file"], "/no/such/file"),
         (&["send", "-", "--timeout", "soon"], "soon"),
         (&["send", "-", "--resume-at", "3"], "--producer"),
+        (&["send", "-", "--format", "binary", "--body-bytes", "5MiB"], "4MiB"),
         (&["status", "--server", "https://a:1"], "https"),
         (&["start", "--config", &config], "max_futur"),
         (&["start", "--max-future", "10"], "max_future"),
@@ -186,7 +188,6 @@ async fn plain_compressed_and_piped_input_is_the_same_to_send() {
 
 #[tokio::test]
 async fn rejected_lines_carry_the_files_line_numbers_in_order() {
-    let fake = Fake::start().await;
     let directory = tempfile::tempdir().unwrap();
     let mut lines: Vec<String> = events(500).lines().map(str::to_owned).collect();
     for bad in [3, 77, 499] {
@@ -196,22 +197,30 @@ async fn rejected_lines_carry_the_files_line_numbers_in_order() {
     lines[199] = "x".repeat((1 << 20) + 3);
     let path = file(&directory, "events", lines.join("\n").as_bytes());
     let rejects = directory.path().join("rejects").display().to_string();
-    let common = ["send", &path, "--server", &fake.address, "--body-bytes", "1KiB"];
+    for format in ["ndjson", "binary"] {
+        let fake = Fake::start().await;
+        let common = ["send", &path, "--server", &fake.address, "--body-bytes", "1KiB", "--format", format];
 
-    let ran = hourmark(&[&common[..], &["-o", "json"]].concat(), b"").await;
-    assert_eq!((ran.code, ran.counts()), (1, [495, 0, 4]));
-    let told: Vec<_> = ran.stderr.lines().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(" ")).collect();
-    assert_eq!(
-        told,
-        ["line 3 invalid_json", "line 77 invalid_json", "line 200 line_too_long", "line 499 invalid_json"]
-    );
+        let ran = hourmark(&[&common[..], &["-o", "json"]].concat(), b"").await;
+        assert_eq!((ran.code, ran.counts()), (1, [495, 0, 4]));
+        let told: Vec<_> =
+            ran.stderr.lines().map(|line| line.split(": ").take(2).collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            told,
+            ["line 3 invalid_json", "line 77 invalid_json", "line 200 line_too_long", "line 499 invalid_json"]
+        );
+        assert_eq!(fake.take_events(), 495);
 
-    let ran = hourmark(&[&common[..], &["--rejects", &rejects]].concat(), b"").await;
-    assert_eq!((ran.code, ran.stderr.as_str()), (1, ""));
-    let written: Vec<serde_json::Value> =
-        std::fs::read_to_string(&rejects).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(written.iter().map(|row| row["line"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 77, 200, 499]);
-    assert_eq!(written[2]["code"], "line_too_long");
+        let ran = hourmark(&[&common[..], &["--rejects", &rejects]].concat(), b"").await;
+        assert_eq!((ran.code, ran.stderr.as_str()), (1, ""));
+        let written: Vec<serde_json::Value> = std::fs::read_to_string(&rejects)
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(written.iter().map(|row| row["line"].as_u64().unwrap()).collect::<Vec<_>>(), [3, 77, 200, 499]);
+        assert_eq!(written[2]["code"], "line_too_long");
+    }
 }
 
 #[tokio::test]
@@ -225,38 +234,43 @@ async fn more_bad_lines_than_an_answer_lists_by_itself_are_all_told() {
 
 #[tokio::test]
 async fn lost_answers_and_busy_or_dead_servers_cost_nothing_and_count_once() {
-    let fake = Fake::start().await;
-    fake.lose_answers(3);
-    fake.refuse(3, 429);
-    let servers = format!("{},{}", nobody(), fake.address);
-    let arguments = ["send", "--server", &servers, "-o", "json", "--body-bytes", "1KiB", "--connections", "3"];
-    let ran = hourmark(&arguments, events(2000).as_bytes()).await;
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let [accepted, duplicate, rejected] = ran.counts();
-    assert!(duplicate > 0, "no answer was lost");
-    assert_eq!((accepted + duplicate, rejected), (2000, 0));
-    assert_eq!(fake.take_events(), 2000);
+    for format in ["ndjson", "binary"] {
+        let fake = Fake::start().await;
+        fake.lose_answers(3);
+        fake.refuse(3, 429);
+        let servers = format!("{},{}", nobody(), fake.address);
+        let flags = ["-o", "json", "--body-bytes", "1KiB", "--connections", "3", "--format", format];
+        let arguments = [&["send", "--server", &servers], &flags[..]].concat();
+        let ran = hourmark(&arguments, events(2000).as_bytes()).await;
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let [accepted, duplicate, rejected] = ran.counts();
+        assert!(duplicate > 0, "no answer was lost");
+        assert_eq!((accepted + duplicate, rejected), (2000, 0));
+        assert_eq!(fake.take_events(), 2000);
+    }
 }
 
 #[tokio::test]
 async fn a_run_that_failed_midway_goes_on_without_counting_twice() {
-    let fake = Fake::start().await;
-    fake.refuse_from(5, 503);
-    let input = events(2000);
-    let common = ["send", "--server", &fake.address, "-o", "json", "--body-bytes", "1KiB", "--connections", "2"];
-    let ran = hourmark(&[&common[..], &["--timeout", "1s"]].concat(), input.as_bytes()).await;
-    assert_eq!(ran.code, 4, "{}", ran.stderr);
-    let sent_before = ran.counts()[0];
-    assert!(sent_before > 0 && sent_before < 2000);
-    let hint: Vec<_> =
-        ran.stderr.lines().find(|line| line.contains("--producer")).unwrap().split_whitespace().collect();
+    for format in ["ndjson", "binary"] {
+        let fake = Fake::start().await;
+        fake.refuse_from(5, 503);
+        let input = events(2000);
+        let common = ["send", "--server", &fake.address, "-o", "json", "--body-bytes", "1KiB", "--connections", "2"];
+        let ran = hourmark(&[&common[..], &["--timeout", "1s", "--format", format]].concat(), input.as_bytes()).await;
+        assert_eq!(ran.code, 4, "{}", ran.stderr);
+        let sent_before = ran.counts()[0];
+        assert!(sent_before > 0 && sent_before < 2000);
+        let hint: Vec<_> =
+            ran.stderr.lines().find(|line| line.contains("--producer")).unwrap().split_whitespace().collect();
 
-    fake.refuse_from(usize::MAX, 503);
-    let again: Vec<&str> = common[..5].iter().chain(&hint).copied().collect();
-    let ran = hourmark(&again, input.as_bytes()).await;
-    assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert_eq!(ran.counts()[0] + sent_before, 2000);
-    assert_eq!(fake.take_events(), 2000);
+        fake.refuse_from(usize::MAX, 503);
+        let again: Vec<&str> = common[..5].iter().chain(&hint).copied().collect();
+        let ran = hourmark(&again, input.as_bytes()).await;
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        assert_eq!(ran.counts()[0] + sent_before, 2000);
+        assert_eq!(fake.take_events(), 2000);
+    }
 }
 
 #[tokio::test]

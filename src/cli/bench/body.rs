@@ -2,29 +2,10 @@
 
 use super::truth::Truth;
 use super::workload::Event;
+use crate::cli::body_format::BodyFormat;
 use bytes::Bytes;
 use hourmark::domain::{EventTime, NS_PER_MS, ResponseTime, civil_from_days};
 use hourmark::format::BatchBuilder;
-
-/// How events are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// One JSON object a line.
-    Ndjson,
-    /// A columnar batch, application/vnd.hourmark.batch.
-    Binary,
-}
-
-impl Format {
-    /// The media type of a body.
-    pub fn media_type(self) -> &'static str {
-        match self {
-            Format::Ndjson => "application/x-ndjson",
-            Format::Binary => "application/vnd.hourmark.batch",
-        }
-    }
-}
 
 /// A body and how many events it has.
 #[derive(Debug, Clone)]
@@ -39,7 +20,7 @@ pub struct Body {
 pub fn build(
     events: impl Iterator<Item = Event>,
     apps: &[String],
-    format: Format,
+    format: BodyFormat,
     events_max: usize,
     truth: &mut Truth,
     mut progress: impl FnMut(u64),
@@ -63,29 +44,29 @@ pub fn build(
 }
 
 struct Writer {
-    format: Format,
+    format: BodyFormat,
     text: Vec<u8>,
     batch: BatchBuilder,
     events: u32,
 }
 
 impl Writer {
-    fn new(format: Format) -> Writer {
+    fn new(format: BodyFormat) -> Writer {
         Writer { format, text: Vec::new(), batch: BatchBuilder::default(), events: 0 }
     }
 
     fn add(&mut self, app: &str, time: EventTime, value: ResponseTime) {
         self.events += 1;
         match self.format {
-            Format::Binary => self.batch.add(app, time, value),
-            Format::Ndjson => put_line(&mut self.text, app, time, value),
+            BodyFormat::Binary => self.batch.add(app, time, value),
+            BodyFormat::Ndjson => put_line(&mut self.text, app, time, value),
         }
     }
 
     fn finish(&mut self) -> Body {
         let bytes = match self.format {
-            Format::Binary => self.batch.finish(),
-            Format::Ndjson => Bytes::copy_from_slice(&self.text),
+            BodyFormat::Binary => self.batch.finish(),
+            BodyFormat::Ndjson => Bytes::copy_from_slice(&self.text),
         };
         self.text.clear();
         Body { bytes, events: std::mem::take(&mut self.events) }
@@ -177,7 +158,7 @@ mod tests {
     fn bodies_hold_all_events_and_the_last_one_the_rest() {
         let event = Event { app: 0, time: EventTime(5), value: ResponseTime(7) };
         let apps = ["a".to_owned()];
-        for format in [Format::Ndjson, Format::Binary] {
+        for format in [BodyFormat::Ndjson, BodyFormat::Binary] {
             let mut truth = Truth::new(1);
             let bodies = build(std::iter::repeat_n(event, 25), &apps, format, 10, &mut truth, |_| {});
             assert_eq!(bodies.iter().map(|body| body.events).collect::<Vec<_>>(), [10, 10, 5]);

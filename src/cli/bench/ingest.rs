@@ -1,6 +1,6 @@
 //! A run of events: build them, warm up, send, wait until all is aggregated, verify.
 
-use super::body::{self, Body, Format};
+use super::body::{self, Body};
 use super::drive::{Drive, Ran, Work};
 use super::process::Usage;
 use super::report::Report;
@@ -10,6 +10,7 @@ use super::verify;
 use super::wire::Answer;
 use super::workload::Event;
 use super::{Arguments, fsync};
+use crate::cli::body_format::BodyFormat;
 use crate::cli::cluster_view;
 use crate::cli::failure::{Exit, Failure, Outcome};
 use bytes::Bytes;
@@ -47,7 +48,7 @@ impl Load {
     pub fn build(
         events: impl Iterator<Item = Event>,
         apps: Vec<String>,
-        format: Format,
+        format: BodyFormat,
         request_events: usize,
         warm_up: u64,
         bar: &ProgressBar,
@@ -63,7 +64,7 @@ impl Load {
     /// Sends all of it, measuring nothing.
     pub async fn send(&self, drive: &Drive) -> Outcome {
         let bar = bar(self.events(0..self.bodies.len()), "sending");
-        let sending = Sending { load: self, format: Format::Ndjson, producer: None, bar, accepted: Cell::new(0) };
+        let sending = Sending { load: self, format: BodyFormat::Ndjson, producer: None, bar, accepted: Cell::new(0) };
         drive.run(&sending, 0..self.bodies.len(), None).await?;
         sending.bar.finish_and_clear();
         Ok(())
@@ -87,7 +88,7 @@ pub fn bar(length: u64, what: &'static str) -> ProgressBar {
 /// The requests of a load.
 struct Sending<'a> {
     load: &'a Load,
-    format: Format,
+    format: BodyFormat,
     /// Names of the senders begin with this; nothing if they stay unnamed.
     producer: Option<String>,
     bar: ProgressBar,

@@ -13,6 +13,7 @@ mod drive;
 mod fsync;
 mod ingest;
 mod latency;
+mod local;
 mod process;
 mod query;
 mod random;
@@ -24,10 +25,10 @@ mod verify;
 mod wire;
 mod workload;
 
+use super::body_format::BodyFormat;
 use super::connection::Connection;
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{self, Output};
-use body::Format;
 use cluster::environment::{Entropy as _, SystemEntropy};
 use drive::Drive;
 use ingest::{Load, PATIENCE, bar};
@@ -54,6 +55,7 @@ Examples:
   hourmark bench --spawn 3 --events 100k --request-events 1 --connections 64
   hourmark bench --server http://10.0.0.5:3600 --server http://10.0.0.6:3600 -o json
   hourmark bench query --spawn 3                        questions instead of events
+  hourmark bench local                                  what this machine could do without network and log
 
 The events stay in the cluster, under app names that no other run uses. CPU time is that of sending,
 storing and aggregating together: the fairest number where other work shares the machine."
@@ -74,8 +76,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     save: Option<PathBuf>,
     /// How events are written
-    #[arg(long = "format", value_name = "FORMAT", value_enum, default_value_t = Format::Ndjson)]
-    body_format: Format,
+    #[arg(long = "format", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Ndjson)]
+    body_format: BodyFormat,
     /// Events of one request
     #[arg(long, value_name = "NUMBER", default_value = "10k", value_parser = request_events)]
     request_events: u64,
@@ -101,6 +103,7 @@ pub struct Arguments {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Query(query::Arguments),
+    Local(local::Arguments),
 }
 
 fn request_events(text: &str) -> Result<u64, String> {
@@ -113,6 +116,7 @@ fn request_events(text: &str) -> Result<u64, String> {
 pub async fn run(arguments: &Arguments) -> Outcome {
     match &arguments.command {
         Some(Command::Query(questions)) => query::run(questions).await,
+        Some(Command::Local(local)) => local::run(local).await,
         None => run_events(arguments).await,
     }
 }

@@ -1,6 +1,5 @@
 //! `hourmark bench query`: questions at a cluster.
 
-use super::body::Format as BodyFormat;
 use super::drive::{Drive, Work};
 use super::ingest::{Load, bar, drain};
 use super::latency::{Latencies, Summary};
@@ -10,6 +9,7 @@ use super::spawn::{Cluster, Spawn};
 use super::wire::Answer;
 use super::workload::{Workload, count};
 use super::{PATIENCE, drive_of};
+use crate::cli::body_format::BodyFormat;
 use crate::cli::connection::Connection;
 use crate::cli::failure::{Exit, Failure, Outcome};
 use crate::cli::output::{self, Format, Output, Table, json};

@@ -1,9 +1,9 @@
 //! What a run found: a table of names and numbers for people, a document for programs.
 
-use super::body::Format as BodyFormat;
 use super::latency::Summary;
 use super::process::Usage;
 use super::verify::Verdict;
+use crate::cli::body_format::BodyFormat;
 use crate::cli::output::{Format, Table, json};
 use serde::Serialize;
 

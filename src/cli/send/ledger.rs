@@ -17,9 +17,9 @@ pub struct Totals {
     pub duplicate: u64,
     /// Lines that are no events.
     pub rejected: u64,
-    /// Bytes of the answered bodies.
+    /// Bytes of the lines that are answered for.
     pub bytes: u64,
-    /// Answered bodies.
+    /// Bodies that are answered for.
     pub requests: u64,
 }
 

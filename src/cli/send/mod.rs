@@ -1,19 +1,21 @@
 //! `hourmark send`: a file or a stream of events into the cluster, each counted exactly once.
 //!
 //! ```text
-//!   Source ── Chunker ── bodies ──▶ up to `--connections` requests in flight ──▶ Ledger ──▶ Report
+//!   Source ── Chunker ── bodies ── (batches) ──▶ up to `--connections` requests in flight ──▶ Ledger ──▶ Report
 //! ```
 //!
 //! Every body has its place in the input as its sequence, under one producer. So a request whose answer was lost is sent
 //! again, to any server, and counts once; and so is a whole run that is repeated with the same `--producer`.
 
 mod chunk;
+mod encode;
 mod ledger;
 mod report;
 mod source;
 
 pub use source::Source;
 
+use super::body_format::BodyFormat;
 use super::connection::{Connection, timeout};
 use super::failure::{Exit, Failure, Outcome};
 use super::output::{self, Output};
@@ -21,6 +23,7 @@ use super::signals::Signals;
 use bytes::Bytes;
 use chunk::{Body, Chunker, LINES_MAX, Piece};
 use cluster::environment::{Entropy as _, SystemEntropy, Tasks, ThreadPool};
+use encode::encode;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hourmark::client::{Client, Error, Events, LineError, Receipt};
@@ -51,6 +54,7 @@ Examples:
   hourmark send events.ndjson
   zcat logs-*.gz | hourmark send --server http://10.0.0.5:3600 --server http://10.0.0.6:3600
   hourmark send events.ndjson.zst --rejects rejected.ndjson -o json
+  hourmark send events.ndjson --format binary
 
 After a run that failed midway, the message tells how to go on without counting anything twice.")]
 pub struct Arguments {
@@ -70,9 +74,12 @@ pub struct Arguments {
     /// Requests in flight at once
     #[arg(long, value_name = "NUMBER", default_value_t = 6, value_parser = clap::value_parser!(u16).range(1..=256))]
     connections: u16,
-    /// Size of one request's body, before compression
+    /// Lines of one request, in bytes before they are encoded or compressed
     #[arg(long, value_name = "SIZE", default_value = "1MiB", value_parser = body_bytes)]
     body_bytes: usize,
+    /// How bodies are written: as the lines they are, or as columnar batches, a tenth of the bytes
+    #[arg(long = "format", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Ndjson)]
+    body_format: BodyFormat,
     /// Compress bodies: saves network, costs CPU here and there
     #[arg(long, value_name = "HOW", value_enum, default_value_t = Compression::None)]
     compress: Compression,
@@ -99,6 +106,12 @@ fn body_bytes(text: &str) -> Result<usize, String> {
 
 /// Sends everything and prints the sum.
 pub async fn run(arguments: &Arguments) -> Outcome {
+    if arguments.body_format == BodyFormat::Binary && arguments.body_bytes > encode::LINES_BYTES_MAX {
+        return Err(Failure::new(
+            Exit::Usage,
+            "--format binary takes --body-bytes up to 4MiB: that fits a batch for sure",
+        ));
+    }
     let path = arguments.file.as_deref();
     let name = path.map_or("stdin".into(), |path| path.display().to_string());
     let client = arguments.connection.client()?;
@@ -111,6 +124,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
     let sender = Sender {
         client,
         producer,
+        format: arguments.body_format,
         compression: arguments.compress,
         patience: arguments.timeout,
         progressed_at: Cell::new(Instant::now()),
@@ -135,6 +149,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
 struct Sender {
     client: Client,
     producer: String,
+    format: BodyFormat,
     compression: Compression,
     patience: Duration,
     /// When a body was answered, or the first one of several was begun.
@@ -158,13 +173,40 @@ impl Sender {
         let Body { bytes, first_line, lines } = body;
         let last_line = first_line + lines.saturating_sub(1);
         let length = bytes.len() as u64;
-        let (body, encoding) = self.compress(bytes).await;
-        let events = Events { body, encoding, producer: &self.producer, sequence: piece, errors_max: LINES_MAX };
-        let result = self.client.send(&events, || self.progressed_at.get() + self.patience).await;
+        let result = match self.format {
+            BodyFormat::Ndjson => self.request(piece, bytes).await,
+            BodyFormat::Binary => self.send_batch(piece, bytes).await,
+        };
         if result.is_ok() {
             self.progressed_at.set(Instant::now());
         }
         Done { piece, first_line, last_line, bytes: length, position, result }
+    }
+
+    /// Sends lines as a batch; the receipt is as if they had been sent themselves.
+    async fn send_batch(&self, piece: u64, lines: Bytes) -> Result<Receipt, Error> {
+        let encoded = self.tasks.blocking(move || encode(lines)).await;
+        if encoded.batch.is_empty() {
+            return Ok(encoded.without_events());
+        }
+        let receipt = self.request(piece, encoded.batch.clone()).await?;
+        encoded.receipt(receipt).ok_or_else(|| Error::Foreign {
+            server: "a server".into(),
+            why: "its receipt is not about the events of the batch that was sent".into(),
+        })
+    }
+
+    async fn request(&self, piece: u64, body: Bytes) -> Result<Receipt, Error> {
+        let (body, encoding) = self.compress(body).await;
+        let events = Events {
+            body,
+            media_type: self.format.media_type(),
+            encoding,
+            producer: &self.producer,
+            sequence: piece,
+            errors_max: LINES_MAX,
+        };
+        self.client.send(&events, || self.progressed_at.get() + self.patience).await
     }
 
     async fn compress(&self, body: Bytes) -> (Bytes, Option<&'static str>) {
@@ -312,9 +354,10 @@ impl Flow<'_> {
 
     /// How to go on after a failure without counting anything twice.
     fn way_on(&self, ledger: &Ledger) -> String {
+        let format = if self.arguments.body_format == BodyFormat::Binary { " --format binary" } else { "" };
         format!(
             "To go on without counting anything twice, send the same input again with\n  --producer {} --resume-at {} \
-             --body-bytes {}",
+             --body-bytes {}{format}",
             self.sender.producer,
             ledger.first_open(),
             self.arguments.body_bytes
