@@ -64,6 +64,8 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// Memory for answers to repeated questions.
     pub cache_bytes: usize,
+    /// Threads that serve requests and take part in the log; 0 is one a core, and two at least.
+    pub threads: u16,
     /// Which messages are logged, in the syntax of `RUST_LOG`.
     pub log_filter: String,
 }
@@ -94,6 +96,7 @@ impl Default for Config {
             election_timeout_min: Duration::from_millis(500),
             election_timeout_max: Duration::from_millis(800),
             cache_bytes: 64 << 20,
+            threads: 0,
             log_filter: crate::telemetry::FILTER_DEFAULT.into(),
         }
     }

@@ -98,9 +98,14 @@ pub fn run(arguments: &Arguments) -> Outcome {
     telemetry::start(&config.log_filter).map_err(|error| {
         Failure::new(Exit::Usage, format!("log_filter: {error}; write it like warn or info,cluster=debug"))
     })?;
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let threads = match config.threads {
+        0 => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+        threads => usize::from(threads),
+    };
+    // A task that was just woken waits its turn: until then more comes in for it to take along.
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(workers)
+        .worker_threads(threads)
+        .disable_lifo_slot()
         .enable_all()
         .build()
         .map_err(|error| Failure::io("starting the runtime", &error))?;

@@ -249,6 +249,14 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Bytes(|config| &mut config.cache_bytes, 0..=64 * GIB),
     },
     Setting {
+        name: "threads",
+        what: "Threads that serve requests and take part in the log; 0 is one a core, and two at least.",
+        why: "work that blocks or takes long has threads of its own; nodes that share a machine do better with its cores divided, as `dev` and `bench --spawn` do",
+        empty_default: "",
+        is_basic: false,
+        kind: Kind::Integer(|config| &mut config.threads, 0..=1024),
+    },
+    Setting {
         name: "log_filter",
         what: "Which messages are logged to stderr, in the syntax of RUST_LOG: `warn`, `info,cluster=debug`.",
         why: "tells of elections, joins and refusals, is silent per request, and hears libraries only when they warn",

@@ -78,9 +78,9 @@ pub struct Arguments {
     /// How events are written
     #[arg(long = "format", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Ndjson)]
     body_format: BodyFormat,
-    /// Events of one request
-    #[arg(long, value_name = "NUMBER", default_value = "10k", value_parser = request_events)]
-    request_events: u64,
+    /// Events of one request [default: 10k lines, or 50k events in binary, which are about as many bytes]
+    #[arg(long, value_name = "NUMBER", value_parser = request_events)]
+    request_events: Option<u64>,
     /// Connections, each with one request under way
     #[arg(long, value_name = "NUMBER", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
@@ -155,11 +155,15 @@ impl Arguments {
     }
 
     fn request_events(&self) -> usize {
-        usize::try_from(self.request_events).expect("bounded where it is read")
+        let default = match self.body_format {
+            BodyFormat::Ndjson => 10_000,
+            BodyFormat::Binary => 50_000,
+        };
+        self.request_events.map_or(default, |events| usize::try_from(events).expect("bounded where it is read"))
     }
 
     fn drive(&self, cluster: &Cluster) -> Result<Drive, Failure> {
-        let rate = self.rate.map(|events| events as f64 / self.request_events as f64);
+        let rate = self.rate.map(|events| events as f64 / self.request_events() as f64);
         drive_of(cluster, self.connections(), rate)
     }
 

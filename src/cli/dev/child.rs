@@ -91,12 +91,16 @@ pub struct Child {
 
 impl Child {
     /// Starts the process. It is killed when `tasks` are dropped with the runtime, and stops by itself when we die.
-    pub fn spawn(plan: &Plan, tasks: &Tasks) -> Result<Child, Failure> {
+    /// `threads`: its share of the machine, unless the user's environment says otherwise.
+    pub fn spawn(plan: &Plan, threads: usize, tasks: &Tasks) -> Result<Child, Failure> {
         let failed = |error| Failure::io(format!("starting {}", plan.name), &error);
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(plan.arguments()).arg("--exit-with-parent").env_remove("HOURMARK_JOIN");
         if !plan.is_verbose && std::env::var_os("HOURMARK_LOG_FILTER").is_none() {
             command.env("HOURMARK_LOG_FILTER", FILTER_QUIET);
+        }
+        if std::env::var_os("HOURMARK_THREADS").is_none() {
+            command.env("HOURMARK_THREADS", threads.to_string());
         }
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;

@@ -87,8 +87,10 @@ impl Fleet {
     /// Starts the nodes; false if a signal came first. In a fresh directory the first node has to serve before others can
     /// join it; in one that was used before, a majority is needed before any node serves.
     async fn start_nodes(&mut self, plans: &[Plan], is_fresh: bool) -> Result<bool, Failure> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (cores / plans.len().max(1)).max(1);
         for (index, plan) in plans.iter().enumerate() {
-            self.children.push(Child::spawn(plan, &self.tasks)?);
+            self.children.push(Child::spawn(plan, threads, &self.tasks)?);
             if index > 0 || !is_fresh {
                 continue;
             }
