@@ -90,6 +90,7 @@ impl Actor for Aggregator {
         myself.send_interval(arguments.settings.tick, || AggregatorMessage::Tick);
         myself.cast(AggregatorMessage::Wake)?;
         let now = Instant::now();
+        let phase = phase(&arguments);
         Ok(State {
             base: through,
             folded: through,
@@ -98,7 +99,7 @@ impl Actor for Aggregator {
             under_way: None,
             waits_for_room: false,
             reads: Vec::new(),
-            last_checkpoint: now,
+            last_checkpoint: now.checked_sub(phase).unwrap_or(now),
             last_event: now,
             arguments,
         })
@@ -121,6 +122,14 @@ impl Actor for Aggregator {
         }
         Ok(())
     }
+}
+
+/// How far into its interval between checkpoints an aggregator begins: by chance, so that those that began together do not
+/// give all replicas all their merging at the same moment, over and over.
+fn phase(arguments: &Arguments) -> Duration {
+    let interval = arguments.settings.checkpoint_interval;
+    let share = arguments.environment.entropy.next_u64() % 1024;
+    interval * u32::try_from(share).expect("below 1024") / 1024
 }
 
 /// Wakes the aggregator when entries have been applied. One wake is under way at most: the next is sent after the entries
