@@ -261,7 +261,7 @@ impl Estimate {
 }
 
 fn sketch_of(values: &[u64], config: &SketchConfig) -> Sketch {
-    let mut sketch = Sketch::default();
+    let mut sketch = Sketch::spanning(values, config);
     values.iter().for_each(|value| sketch.add(ResponseTime(*value), config));
     sketch
 }
@@ -326,7 +326,11 @@ mod tests {
     #[test]
     fn contradicting_numbers_are_refused() {
         let [min, max] = [1, 1000].map(ResponseTime);
-        let sketch = |count| Sketch::from_bins(0, &[(-690, count)]).unwrap();
+        let sketch = |count| {
+            let mut sketch = Sketch::of_zeros(0, 1);
+            sketch.push_bin(-690, count).unwrap();
+            sketch
+        };
         let of = |late, sum, min, max, count| Rollup::of_sketch(late, sum, min, max, sketch(count));
         assert!(of(100, 5000, min, max, 100).is_some());
         for flawed in [

@@ -157,6 +157,16 @@ pub struct Sketch {
 }
 
 impl Sketch {
+    /// A sketch that is about to get these values, ascending, in ns: with the bins between the first and the last of them.
+    /// Both must be added, or it is not equal to another one with the same values.
+    pub(super) fn spanning(values: &[u64], config: &SketchConfig) -> Sketch {
+        let mut sketch = Sketch::default();
+        if let (Some(first), Some(last)) = (values.iter().find(|value| **value > 0), values.last()) {
+            sketch.cover(config.key(ResponseTime(*first)), config.key(ResponseTime(*last)));
+        }
+        sketch
+    }
+
     /// Adds one value.
     #[inline]
     pub fn add(&mut self, value: ResponseTime, config: &SketchConfig) {
@@ -170,9 +180,8 @@ impl Sketch {
     /// Adds all that is in `other`, which must be of the same configuration.
     pub fn merge(&mut self, other: &Sketch) {
         self.zeros += other.zeros;
-        if let (Some(last), false) = (other.counts.len().checked_sub(1), other.counts.is_empty()) {
-            self.cover(other.first_key);
-            self.cover(other.first_key + i32::try_from(last).expect("at most BINS_MAX bins"));
+        if !other.counts.is_empty() {
+            self.cover(other.first_key, other.last_key());
             let start = usize::try_from(other.first_key - self.first_key).expect("covered");
             for (own, count) in self.counts[start..].iter_mut().zip(&other.counts) {
                 *own += count;
@@ -195,23 +204,25 @@ impl Sketch {
         self.zeros + self.counts.iter().sum::<u64>()
     }
 
-    /// A sketch of these bins; `None` if the keys do not ascend, a count is zero, or the keys are those of no sketch.
-    pub fn from_bins(zeros: u64, bins: &[(i32, u64)]) -> Option<Sketch> {
-        let mut sketch = Sketch { zeros, ..Sketch::default() };
-        if let (Some((first, _)), Some((last, _))) = (bins.first(), bins.last()) {
-            let width = usize::try_from(i64::from(*last) - i64::from(*first)).ok()? + 1;
-            let ascends = bins.windows(2).all(|pair| pair[0].0 < pair[1].0);
-            let is_within = (-KEY_MAX..=KEY_MAX).contains(first) && (-KEY_MAX..=KEY_MAX).contains(last);
-            if !is_within || width > BINS_MAX as usize || !ascends || bins.iter().any(|(_, count)| *count == 0) {
-                return None;
-            }
-            sketch.first_key = *first;
-            sketch.counts = vec![0; width];
-            for (key, count) in bins {
-                sketch.counts[usize::try_from(key - first).ok()?] = *count;
-            }
+    /// A sketch of nothing but zeros, with room for so many bins.
+    pub fn of_zeros(zeros: u64, bins: usize) -> Sketch {
+        Sketch { zeros, first_key: 0, counts: Vec::with_capacity(bins.min(BINS_MAX as usize)) }
+    }
+
+    /// Adds a bin behind all others; `None` if its key is not behind them, its count is zero, or the keys are those of no
+    /// sketch.
+    pub fn push_bin(&mut self, key: i32, count: u64) -> Option<()> {
+        if self.counts.is_empty() {
+            self.first_key = key;
         }
-        Some(sketch)
+        let index = usize::try_from(i64::from(key) - i64::from(self.first_key)).ok()?;
+        let is_next = (self.counts.len()..BINS_MAX as usize).contains(&index);
+        if !is_next || !(-KEY_MAX..=KEY_MAX).contains(&key) || count == 0 {
+            return None;
+        }
+        self.counts.resize(index, 0);
+        self.counts.push(count);
+        Some(())
     }
 
     /// Estimates the values of quantiles in ms, each within the relative accuracy of the value of its rank. Nothing if the
@@ -243,24 +254,30 @@ impl Sketch {
 
     #[cold]
     fn add_to_new_bin(&mut self, key: i32, count: u64) {
-        self.cover(key);
+        self.cover(key, key);
         let index = usize::try_from(key - self.first_key).expect("covered");
         self.counts[index] += count;
     }
 
-    /// Widens the bins so that `key` has one.
-    fn cover(&mut self, key: i32) {
+    /// The key of the last bin, of which there is one.
+    fn last_key(&self) -> i32 {
+        self.first_key + i32::try_from(self.counts.len() - 1).expect("at most BINS_MAX bins")
+    }
+
+    /// Widens the bins so that all keys from `first` to `last` have one, which the caller makes hold something.
+    fn cover(&mut self, first: i32, last: i32) {
         if self.counts.is_empty() {
-            self.first_key = key;
-            self.counts.push(0);
-        } else if key < self.first_key {
-            let missing = usize::try_from(self.first_key - key).expect("positive");
-            self.counts.splice(..0, std::iter::repeat_n(0, missing));
-            self.first_key = key;
-        } else {
-            let width = usize::try_from(key - self.first_key).expect("not below the first") + 1;
-            self.counts.resize(self.counts.len().max(width), 0);
+            self.first_key = first;
         }
+        if first < self.first_key {
+            let missing = usize::try_from(self.first_key - first).expect("positive");
+            let width = usize::try_from(last - first).expect("ascending") + 1;
+            self.counts.reserve((missing + self.counts.len()).max(width) - self.counts.len());
+            self.counts.splice(..0, std::iter::repeat_n(0, missing));
+            self.first_key = first;
+        }
+        let width = usize::try_from(last - self.first_key).map_or(0, |last| last + 1);
+        self.counts.resize(self.counts.len().max(width), 0);
     }
 }
 
@@ -271,6 +288,12 @@ mod tests {
 
     fn response_time() -> impl Strategy<Value = ResponseTime> {
         (0u32..57, any::<u64>()).prop_map(|(bits, noise)| ResponseTime((noise >> (63 - bits)).min(ResponseTime::MAX.0)))
+    }
+
+    fn of_bins(zeros: u64, bins: &[(i32, u64)]) -> Option<Sketch> {
+        let mut sketch = Sketch::of_zeros(zeros, bins.len());
+        bins.iter().try_for_each(|(key, count)| sketch.push_bin(*key, *count))?;
+        Some(sketch)
     }
 
     #[test]
@@ -314,14 +337,14 @@ mod tests {
     fn bins_of_no_sketch_are_refused() {
         for keys in [&[i32::MIN][..], &[i32::MAX], &[-KEY_MAX - 1], &[KEY_MAX + 1], &[-KEY_MAX, 0], &[2, 1], &[1, 1]] {
             let bins: Vec<(i32, u64)> = keys.iter().map(|key| (*key, 1)).collect();
-            assert_eq!(Sketch::from_bins(0, &bins), None, "{keys:?}");
+            assert_eq!(of_bins(0, &bins), None, "{keys:?}");
         }
-        assert_eq!(Sketch::from_bins(0, &[(1, 0)]), None);
+        assert_eq!(of_bins(0, &[(1, 0)]), None);
     }
 
     #[test]
     fn sketches_from_outside_merge_in_bounded_memory() {
-        let [mut low, high] = [-KEY_MAX, KEY_MAX].map(|key| Sketch::from_bins(0, &[(key, 65)]).unwrap());
+        let [mut low, high] = [-KEY_MAX, KEY_MAX].map(|key| of_bins(0, &[(key, 65)]).unwrap());
         low.merge(&high);
         assert_eq!(low.bins().collect::<Vec<_>>(), [(-KEY_MAX, 65), (KEY_MAX, 65)]);
         assert!(low.memory_bytes() < 100_000, "{}", low.memory_bytes());
@@ -339,7 +362,7 @@ mod tests {
             second.merge(&first);
             prop_assert_eq!(&whole, &second);
             let bins: Vec<_> = whole.bins().collect();
-            prop_assert_eq!(Sketch::from_bins(whole.zeros(), &bins), Some(whole));
+            prop_assert_eq!(of_bins(whole.zeros(), &bins), Some(whole));
         }
 
         #[test]

@@ -113,15 +113,15 @@ fn take_sketch(reader: &mut Reader<'_>) -> Result<Sketch, Error> {
     }
     let mut before = 0i64;
     let mut total = zeros;
-    let mut bins = Vec::with_capacity(count);
+    let mut sketch = Sketch::of_zeros(zeros, count);
     for _ in 0..count {
         before = before.checked_add(unzigzag(reader.varint()?)).ok_or(reader.invalid("key"))?;
         let key = i32::try_from(before).map_err(|_| reader.invalid("key"))?;
         let count = reader.varint()?;
         total = total.checked_add(count).ok_or(reader.invalid("count"))?;
-        bins.push((key, count));
+        sketch.push_bin(key, count).ok_or(reader.invalid("bins"))?;
     }
-    Sketch::from_bins(zeros, &bins).ok_or(reader.invalid("bins"))
+    Ok(sketch)
 }
 
 #[cfg(test)]

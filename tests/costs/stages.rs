@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cluster::PartitionId;
 use hourmark::aggregate::{Acceptance, Watermark, WindowTable};
 use hourmark::domain::{EventTime, ResponseTime, SLOTS, SketchConfig, TimeLimits, slot_of};
-use hourmark::format::{Batch, BatchBuilder, Entry, EventsEntry, Part};
+use hourmark::format::{Batch, BatchBuilder, Checkpoint, Entry, EventsEntry, Part, StoredRollup, Tally};
 use hourmark::ingest::{Kind, Request};
 use std::hint::black_box;
 use std::time::Duration;
@@ -106,6 +106,27 @@ fn fold(rounds: u64) {
     }
 }
 
+/// A checkpoint of six entries of one partition, as each replica merges it into its rows.
+fn merge(rounds: u64) {
+    let (mut table, config) = (WindowTable::default(), SketchConfig::default());
+    let (mut watermark, entry) = (Watermark::new(0, 0), entry(&events()));
+    (0..6).for_each(|_| assert_eq!(table.fold(&entry, &Acceptance::All, &mut watermark, &config), Ok(())));
+    let deltas = table.deltas().map(|(app, hour, delta)| (app.clone(), hour, delta.clone())).collect();
+    let checkpoint =
+        Checkpoint { base: None, through: 0, watermark_ms: 0, tally: Tally::default(), deltas, quarantined: vec![] };
+    let bytes = Entry::Checkpoint(checkpoint).encode();
+    let mut rows = vec![StoredRollup::default(); table.deltas().count()];
+    for _ in 0..rounds {
+        let Ok(Entry::Checkpoint(checkpoint)) = Entry::decode(black_box(&bytes)) else { panic!("it was just encoded") };
+        for (row, (_, _, delta)) in rows.iter_mut().zip(&checkpoint.deltas) {
+            let mut stored = row.clone();
+            stored.rollup.merge(delta, &config);
+            assert!(!black_box(stored.encode()).is_empty());
+            *row = stored;
+        }
+    }
+}
+
 fn main() {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
     let (stage, rounds) = (arguments.next(), arguments.next().and_then(|rounds| rounds.parse().ok()));
@@ -116,8 +137,9 @@ fn main() {
         Some("encode") => encode(rounds),
         Some("decode") => decode(rounds),
         Some("fold") => fold(rounds),
+        Some("merge") => merge(rounds),
         _ => {
-            eprintln!("stages parse|encode|decode|fold [ROUNDS]");
+            eprintln!("stages parse|encode|decode|fold|merge [ROUNDS]");
             return;
         }
     }
