@@ -137,7 +137,8 @@ impl Group {
             Change::Purge(upto) => return self.purge(upto),
             Change::Reset => {
                 self.first = Offset(0);
-                self.state = GroupState { vote: self.state.vote.take(), ..GroupState::default() };
+                let dropped = self.state.dropped.max(self.state.last);
+                self.state = GroupState { vote: self.state.vote.take(), dropped, ..GroupState::default() };
                 let dropped = std::mem::take(&mut self.entries);
                 return self.forget(dropped);
             }
@@ -328,9 +329,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_keeps_the_vote() {
-        let group = group([Change::Vote(Bytes::from_static(b"v")), entry(1, 0), Change::Reset]);
-        assert_eq!(*group.state(), GroupState { vote: Some(Bytes::from_static(b"v")), ..GroupState::default() });
+    fn a_reset_keeps_the_vote_and_how_far_the_log_went() {
+        let mut group = group([Change::Vote(Bytes::from_static(b"v")), entry(1, 0), entry(2, 1), Change::Reset]);
+        let (vote, dropped) = (Some(Bytes::from_static(b"v")), Some(position(2, 1)));
+        assert_eq!(*group.state(), GroupState { vote, dropped, ..GroupState::default() });
         assert_eq!(group.refusal(&entry(4, 9)), None);
+        let place = Place { generation: 2, at: 9, lsn: 9 };
+        group.apply(entry(1, 7), place);
+        group.apply(Change::Reset, place);
+        assert_eq!(group.state().dropped, dropped, "an older entry takes nothing back");
     }
 }

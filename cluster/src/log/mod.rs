@@ -85,6 +85,16 @@ pub struct GroupState {
     pub last: Option<LogPosition>,
     /// What was last saved as committed; may be older than the truth.
     pub committed: Option<LogPosition>,
+    /// The last entry of those that a reset has dropped. This replica may have acked it, so until it has it again, it may
+    /// neither lead nor choose a leader who lacks it.
+    pub dropped: Option<LogPosition>,
+}
+
+impl GroupState {
+    /// Whether a replica whose last entry is `last` holds all that this one has ever acked, as far as resets have dropped it.
+    pub fn is_covered_by(&self, last: Option<LogPosition>) -> bool {
+        last >= self.dropped
+    }
 }
 
 /// Called once, from any task, in the order of the appends, when entries are durable or never will be.
@@ -360,7 +370,8 @@ impl GroupLog {
         self.change(Change::Purge(upto), None).await
     }
 
-    /// Drops all entries and forgets what was purged and committed; the vote stays. For a replica that leaves the node.
+    /// Drops all entries and forgets what was purged and committed; the vote stays, and how far the entries went. For a
+    /// replica that leaves the node.
     pub async fn reset(&self) -> io::Result<()> {
         self.change(Change::Reset, None).await
     }

@@ -27,7 +27,7 @@
 //! | 5 committed | what is committed, or none | none |
 //! | 6 state | none | the group's state when the segment began, see [`encode_state`] |
 //! | 7 mark | none | none: it exists for its `synced` |
-//! | 8 reset | none | none: all entries went, and what was purged and committed is forgotten |
+//! | 8 reset | none | none: all entries went, and what was purged and committed is forgotten; what was the last one is not |
 //!
 //! The generation keeps stale bytes of a recycled file from being taken for records; the salt, drawn at random for every
 //! segment, keeps bytes inside a payload from being taken for one.
@@ -43,8 +43,10 @@ pub(super) const HEADER_BYTES: usize = 64;
 pub(super) const ALIGNMENT: usize = 8;
 /// The label of a state record behind which there is another: a segment has begun only with the last of them.
 pub(super) const MORE_STATES: u8 = 1;
-/// Bytes of a state record's payload before the vote.
+/// Bytes of a state record's payload before what not every state has.
 const STATE_BYTES: usize = 88;
+/// Bytes of a position.
+const POSITION_BYTES: usize = 24;
 
 /// What a record says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,35 +161,47 @@ pub(super) fn trace_of_record(bytes: &[u8], generation: u64) -> Option<u64> {
 ///
 /// ```text
 ///   at  size  field
-///    0     1  flags: 1 = purged, 2 = last, 4 = committed, 8 = vote
+///    0     1  flags: 1 = purged, 2 = last, 4 = committed, 8 = vote, 16 = dropped
 ///    1     7  zero
 ///    8     8  offset of the first entry, or of the one after the last where there is none
 ///   16    24  purged     (term, leader, offset; zeros where there is none)
 ///   40    24  last
 ///   64    24  committed
-///   88   ...  vote
+///   88    24  dropped, only where there is one
+///        ...  vote
 /// ```
 pub(super) fn encode_state(log: &LogState) -> Bytes {
     let state = &log.state;
     let vote = state.vote.as_deref().unwrap_or_default();
-    let mut bytes = vec![0; STATE_BYTES + vote.len()];
+    let mut bytes = vec![0; STATE_BYTES];
     bytes[0] = u8::from(state.purged.is_some())
         | u8::from(state.last.is_some()) << 1
         | u8::from(state.committed.is_some()) << 2
-        | u8::from(state.vote.is_some()) << 3;
+        | u8::from(state.vote.is_some()) << 3
+        | u8::from(state.dropped.is_some()) << 4;
     bytes[8..16].copy_from_slice(&log.first.0.to_le_bytes());
     put_position(&mut bytes[16..40], state.purged);
     put_position(&mut bytes[40..64], state.last);
     put_position(&mut bytes[64..88], state.committed);
-    bytes[STATE_BYTES..].copy_from_slice(vote);
+    if state.dropped.is_some() {
+        bytes.resize(STATE_BYTES + POSITION_BYTES, 0);
+        put_position(&mut bytes[STATE_BYTES..], state.dropped);
+    }
+    bytes.extend_from_slice(vote);
     bytes.into()
 }
 
 /// The state in a state record's payload, or `None` if it is none.
 pub(super) fn decode_state(bytes: &[u8]) -> Option<LogState> {
-    let (head, vote) = bytes.split_first_chunk::<STATE_BYTES>()?;
+    let (head, rest) = bytes.split_first_chunk::<STATE_BYTES>()?;
     let has = |bit: u8| head[0] & bit != 0;
-    if head[0] > 15 || head[1..8] != [0; 7] || (!has(8) && !vote.is_empty()) {
+    let (dropped, vote) = match has(16) {
+        true => {
+            rest.split_first_chunk::<POSITION_BYTES>().map(|(dropped, vote)| (Some(position_at(dropped, 0)), vote))?
+        }
+        false => (None, rest),
+    };
+    if head[0] > 31 || head[1..8] != [0; 7] || (!has(8) && !vote.is_empty()) {
         return None;
     }
     let state = GroupState {
@@ -195,6 +209,7 @@ pub(super) fn decode_state(bytes: &[u8]) -> Option<LogState> {
         purged: has(1).then(|| position_at(head, 16)),
         last: has(2).then(|| position_at(head, 40)),
         committed: has(4).then(|| position_at(head, 64)),
+        dropped,
     };
     Some(LogState { first: Offset(u64_at(head, 8)), state })
 }
@@ -304,10 +319,10 @@ mod tests {
 
         #[test]
         fn a_state_is_decoded_as_it_was(
-            first: u64, purged in positions(), last in positions(), committed in positions(),
+            first: u64, purged in positions(), last in positions(), committed in positions(), dropped in positions(),
             vote in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..40)),
         ) {
-            let state = GroupState { vote: vote.map(Bytes::from), purged, last, committed };
+            let state = GroupState { vote: vote.map(Bytes::from), purged, last, committed, dropped };
             let log = LogState { first: Offset(first), state };
             prop_assert_eq!(decode_state(&encode_state(&log)), Some(log));
         }
@@ -333,6 +348,15 @@ mod tests {
                 purged: Some(position(1, 2, 10)),
                 last: Some(position(2, 3, 12)),
                 committed: None,
+                dropped: None,
+            },
+        });
+        let returned = encode_state(&LogState {
+            first: Offset(0),
+            state: GroupState {
+                vote: Some(Bytes::from_static(b"vote")),
+                dropped: Some(position(4, 1, 14)),
+                ..GroupState::default()
             },
         });
         let records = [
@@ -344,6 +368,7 @@ mod tests {
             (header(105, Kind::Committed, 0, None, 0), Bytes::new()),
             (header(106, Kind::Mark, 0, None, 0), Bytes::new()),
             (header(107, Kind::Reset, 0, None, 0), Bytes::new()),
+            (header(108, Kind::State, 0, None, returned.len() as u32), returned),
         ];
         let bytes: Vec<u8> = records.iter().flat_map(|(header, payload)| whole(header, salt, payload)).collect();
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/log-records-1.bin");

@@ -93,7 +93,8 @@ pub(super) async fn run(inner: Arc<Inner>, mut arrivals: mpsc::UnboundedReceiver
 
 async fn see_through(inner: &Inner, round: Vec<Proposal>) {
     let payloads = round.iter().map(|proposal| proposal.payload.clone()).collect();
-    let mut outcomes = inner.group.write_many(payloads).await;
+    // A group that stops ends the outcomes before all are there.
+    let mut outcomes = inner.group.write_many(payloads).await.fuse();
     for Proposal { credit, done, .. } in round {
         let outcome = outcomes.next().await.unwrap_or(Err(WriteError::Stopped));
         drop(credit);

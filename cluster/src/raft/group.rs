@@ -106,6 +106,7 @@ impl Group {
             stall_timeout: context.config.stall_timeout,
             install_timeout: context.config.install_timeout,
             sending: sending.clone(),
+            log: log.clone(),
         };
         let raft_config = raft_config(&context.config, id)?;
         applier.set_opening(true);
@@ -334,11 +335,6 @@ fn other(error: impl std::fmt::Display) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// Whether the bug `leader-restore` was asked for, of a build that has bugs.
-fn plants_leader_restore() -> bool {
-    std::env::var("HOURMARK_PLANT").is_ok_and(|bug| bug == "leader-restore")
-}
-
 /// openraft's settings for a group.
 fn raft_config(config: &Config, group: GroupId) -> io::Result<Arc<openraft::Config>> {
     let millis = |duration: Duration| duration.as_millis() as u64;
@@ -349,7 +345,10 @@ fn raft_config(config: &Config, group: GroupId) -> io::Result<Arc<openraft::Conf
         election_timeout_max: millis(config.election_timeout_max),
         // With it on, a leader that lost unsynced entries in a power cut resumes its term and gives their positions to
         // other entries, while a follower has kept the first ones: replicas diverge (seen in 4 of 24 simulated runs).
-        enable_leader_restore: Some(cfg!(feature = "planted-bugs") && plants_leader_restore()),
+        #[cfg(not(feature = "planted-bugs"))]
+        enable_leader_restore: Some(false),
+        #[cfg(feature = "planted-bugs")]
+        enable_leader_restore: Some(super::planted::has("leader-restore")),
         enable_pre_vote: Some(true),
         // A replica that moved away and comes back begins anew, and a leader may have heard the old one answer just before.
         // It must then forget what that one had; only entries before the replica was a member again can be among it.

@@ -14,6 +14,8 @@ mod group;
 mod incoming;
 mod log_store;
 mod network;
+#[cfg(feature = "planted-bugs")]
+mod planted;
 mod runtime;
 mod server;
 pub mod spool;

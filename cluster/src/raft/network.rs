@@ -10,6 +10,7 @@ use super::applier::SnapshotData;
 use super::types::{Ballot, Snapshot, TypeConfig, Vote, log_id, position};
 use super::wire::{self, Appended, SnapshotAnswer, SnapshotStep, Transfer, VoteAnswer};
 use crate::environment::Entropy;
+use crate::log::GroupLog;
 use crate::transport::{CallError, Lane, Pending, Request, Response, Transport};
 use crate::{GroupId, NodeId, message};
 use bytes::Bytes;
@@ -58,6 +59,8 @@ pub struct Network {
     pub install_timeout: Duration,
     /// Snapshots under way from this node: while there are any, the log they connect to is not purged.
     pub sending: Arc<AtomicUsize>,
+    /// The group's log on this node.
+    pub log: GroupLog,
 }
 
 /// Talks to one member of one group.
@@ -91,6 +94,15 @@ impl Client {
         answer(response)
     }
 
+    /// A question for a vote; an error where this node lacks entries that it once had, and must not lead.
+    fn candidacy(&self, request: &VoteRequest<TypeConfig>) -> Result<wire::VoteRequest, Error> {
+        let request = wire::VoteRequest::from(request);
+        match self.network.log.state().is_covered_by(request.last) {
+            true => Ok(request),
+            false => Err(unreachable(&io::Error::other("this replica has come back and lacks what it had before"))),
+        }
+    }
+
     fn append(&self, request: &Append) -> BoxFuture<'static, Result<Appended, Error>> {
         let (append, body) = wire::split_append(request);
         let (lane, kind) = match self.is_heartbeat {
@@ -115,6 +127,7 @@ impl Client {
         let members = super::types::Members::of_stored(&snapshot.meta.last_membership);
         let begin = SnapshotStep::Begin { transfer, vote: Ballot::from(&vote), last: position(&last), members };
         let timeout = self.network.stall_timeout;
+        tracing::info!(group = self.network.group.0, to = %self.target, position = %position(&last), "sending a snapshot");
         let mut answer = self.snapshot_step(&begin, Vec::new(), timeout).await?;
         let mut sequence = 0;
         while let SnapshotAnswer::Received = answer {
@@ -185,7 +198,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Error> {
-        let answer: VoteAnswer = self.ask(message::VOTE, &wire::VoteRequest::from(&request)).await?;
+        let answer: VoteAnswer = self.ask(message::VOTE, &self.candidacy(&request)?).await?;
         Ok(answer.into())
     }
 
@@ -194,7 +207,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         request: VoteRequest<TypeConfig>,
         _: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, Error> {
-        let answer: VoteAnswer = self.ask(message::PRE_VOTE, &wire::VoteRequest::from(&request)).await?;
+        let answer: VoteAnswer = self.ask(message::PRE_VOTE, &self.candidacy(&request)?).await?;
         Ok(answer.into())
     }
 

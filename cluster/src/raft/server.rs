@@ -8,12 +8,12 @@
 
 use super::group::GroupContext;
 use super::incoming::Incoming;
-use super::types::{Raft, TypeConfig, Vote, log_id};
+use super::types::{Ballot, Raft, TypeConfig, Vote, log_id};
 use super::wire::{self, Appended, Transfer, VoteAnswer, VoteRequest};
 use crate::environment::Environment;
-use crate::log::{Admitted, Log, RECORD_OVERHEAD_BYTES};
+use crate::log::{Admitted, GroupLog, GroupState, Log, RECORD_OVERHEAD_BYTES};
 use crate::transport::{Reply, Request, Response};
-use crate::{GroupId, NodeId, message};
+use crate::{GroupId, NodeId, Term, message};
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use openraft::raft::{AppendEntriesRequest, TransferLeaderRequest};
@@ -45,6 +45,7 @@ pub struct Server {
     node: NodeId,
     raft: Raft,
     log: Log,
+    group_log: GroupLog,
     environment: Environment,
     streams: Streams,
     incoming: Incoming,
@@ -54,8 +55,8 @@ impl Server {
     pub fn new(context: &GroupContext, group: GroupId, raft: Raft) -> Server {
         let environment = context.environment.clone();
         let incoming = Incoming::new(group, raft.clone(), environment.clone());
-        let (node, log) = (context.node, context.log.clone());
-        Server { node, raft, log, environment, streams: Arc::default(), incoming }
+        let (node, log, group_log) = (context.node, context.log.clone(), context.log.group(group));
+        Server { node, raft, log, group_log, environment, streams: Arc::default(), incoming }
     }
 
     /// Takes one request; called in the order of arrival. Never blocks.
@@ -112,6 +113,7 @@ impl Server {
 
     fn vote(&self, header: &Bytes, reply: Reply) -> io::Result<()> {
         let request: VoteRequest = wire::decode(header)?;
+        let Some(reply) = self.without_lacking(&request, reply)? else { return Ok(()) };
         let raft = self.raft.clone();
         self.environment.tasks.spawn("vote", async move {
             if let Ok(response) = raft.vote(request.into()).await {
@@ -123,6 +125,7 @@ impl Server {
 
     fn pre_vote(&self, header: &Bytes, reply: Reply) -> io::Result<()> {
         let request: VoteRequest = wire::decode(header)?;
+        let Some(reply) = self.without_lacking(&request, reply)? else { return Ok(()) };
         let raft = self.raft.clone();
         self.environment.tasks.spawn("pre-vote", async move {
             if let Ok(response) = raft.pre_vote(request.into()).await {
@@ -130,6 +133,18 @@ impl Server {
             }
         });
         Ok(())
+    }
+
+    /// Refuses a candidate that lacks entries which this replica had acked before it left and came back. `None` if it was
+    /// refused.
+    fn without_lacking(&self, candidate: &VoteRequest, reply: Reply) -> io::Result<Option<Reply>> {
+        match refusal(&self.group_log.state(), self.node, candidate)? {
+            None => Ok(Some(reply)),
+            Some(refusal) => {
+                send(reply, &refusal);
+                Ok(None)
+            }
+        }
     }
 
     fn transfer(&self, header: &Bytes, reply: Reply) -> io::Result<()> {
@@ -172,6 +187,19 @@ impl Server {
         });
         queue
     }
+}
+
+/// The answer to a candidate that lacks entries which this replica had before it left and came back, `None` if it has them:
+/// openraft knows only of what is in the log now.
+fn refusal(state: &GroupState, node: NodeId, candidate: &VoteRequest) -> io::Result<Option<VoteAnswer>> {
+    if state.is_covered_by(candidate.last) {
+        return Ok(None);
+    }
+    let vote = match &state.vote {
+        Some(vote) => wire::decode(vote)?,
+        None => Ballot { term: Term(0), node, committed: false },
+    };
+    Ok(Some(VoteAnswer { vote, is_granted: false, last: state.dropped }))
 }
 
 /// The requests of a queue, each one's reply put aside in the same order.
@@ -221,4 +249,28 @@ pub fn send<A: Serialize>(reply: Reply, answer: &A) {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{LogPosition, Offset};
+
+    #[test]
+    fn who_lacks_what_a_replica_had_before_it_left_is_refused() {
+        let at = |term, offset| Some(LogPosition { term: Term(term), leader: NodeId(1), offset: Offset(offset) });
+        let ballot = |term, node| Ballot { term: Term(term), node: NodeId(node), committed: false };
+        let candidate = |last| VoteRequest { vote: ballot(9, 2), last, is_transfer: false };
+        let state =
+            GroupState { vote: Some(wire::encode(&ballot(3, 1))), dropped: at(3, 468), ..GroupState::default() };
+        let refused = |last| refusal(&state, NodeId(4), &candidate(last)).unwrap();
+        let expected = VoteAnswer { vote: ballot(3, 1), is_granted: false, last: at(3, 468) };
+        assert_eq!(refused(None), Some(expected.clone()));
+        assert_eq!(refused(at(2, 500)), Some(expected.clone()), "a longer log of an older leadership");
+        assert_eq!(refused(at(3, 467)), Some(expected));
+        assert_eq!(refused(at(3, 468)), None);
+        assert_eq!(refused(at(4, 10)), None);
+        let never_left = GroupState::default();
+        assert_eq!(super::refusal(&never_left, NodeId(4), &candidate(None)).unwrap(), None);
+    }
 }
