@@ -42,6 +42,6 @@ pub use partition::{AppendError, Appended, ReadError, Replica};
 pub use raft::seed_consensus;
 pub use router::{CallError, Target};
 pub use state_machine::{
-    Committed, Durable, Host, Payload, SNAPSHOT_CHUNK_BYTES_MAX, Snapshot, SnapshotChunks, StateMachine,
+    Begun, Committed, Durable, Host, Pace, Payload, SNAPSHOT_CHUNK_BYTES_MAX, Snapshot, SnapshotChunks, StateMachine,
 };
 pub use status::{NodeStatus, PartitionStatus, Status};

@@ -45,6 +45,27 @@ pub struct Durable {
     pub membership: Option<Bytes>,
 }
 
+/// How applying an entry goes along with applying others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// It takes microseconds, and needs nothing of the work that earlier entries of [`Pace::Long`] left over.
+    Quick,
+    /// It takes microseconds, once the work of earlier entries is done.
+    InTurn,
+    /// It takes a millisecond and more, so that it must not hold up an async thread, and with it connections and heartbeats:
+    /// [`StateMachine::begin`] is called where blocking work runs, once the work of earlier entries is done.
+    Long,
+}
+
+/// How far an entry of [`Pace::Long`] is applied.
+pub enum Begun {
+    /// All of it; this is the answer.
+    Done(Bytes),
+    /// The rest runs where blocking work does, and gives the answer. Entries of [`Pace::Quick`] are applied meanwhile, so
+    /// that those who wait for them do not wait for this one.
+    Rest(Box<dyn FnOnce() -> io::Result<Bytes> + Send>),
+}
+
 /// A partition's state on one replica.
 ///
 /// `apply` must be a pure function of state and entry: no clock, no randomness, no iteration order of a hash map. A local
@@ -58,10 +79,14 @@ pub trait StateMachine: Send + Sync + 'static {
     /// Applies one entry; returns the answer for whoever appended it (the same on every replica).
     fn apply(&self, entry: Committed) -> io::Result<Bytes>;
 
-    /// Whether applying these bytes takes so long (a millisecond and more) that it must not hold up an async thread, and
-    /// with it connections and heartbeats: then [`StateMachine::apply`] is called where blocking work runs.
-    fn takes_long(&self, _payload: &Bytes) -> bool {
-        false
+    /// How applying these bytes goes along with applying others.
+    fn pace(&self, _payload: &Bytes) -> Pace {
+        Pace::Quick
+    }
+
+    /// Begins to apply an entry of [`Pace::Long`]: on return, all that entries of [`Pace::Quick`] depend on has happened.
+    fn begin(&self, entry: Committed) -> io::Result<Begun> {
+        self.apply(entry).map(Begun::Done)
     }
 
     /// Whether this replica, as the leader, may propose these bytes now. Unlike [`StateMachine::apply`] it may look at the

@@ -243,7 +243,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "cache_bytes",
         what: "Memory for answers to repeated questions; 0 is none.",
-        why: "some hundred thousand rollups",
+        why: "some twenty thousand rollups and as many finished answers",
         empty_default: "",
         is_basic: false,
         kind: Kind::Bytes(|config| &mut config.cache_bytes, 0..=64 * GIB),

@@ -95,7 +95,7 @@ impl Rollup {
                 let place = exact.partition_point(|other| *other <= value.0);
                 exact.insert(place, value.0);
                 if exact.len() > EXACT_VALUES_MAX {
-                    self.values = Values::Sketch(sketch_of(exact, config));
+                    self.values = Values::Sketch(Sketch::of(exact, config));
                 }
             }
         }
@@ -130,7 +130,7 @@ impl Rollup {
                 exact.sort_unstable();
             }
             Values::Exact(exact) => {
-                let mut sketch = sketch_of(exact, config);
+                let mut sketch = Sketch::of(exact, config);
                 values.for_each(|value| sketch.add(value, config));
                 self.values = Values::Sketch(sketch);
             }
@@ -152,10 +152,10 @@ impl Rollup {
             (Values::Exact(mut own), Values::Exact(others)) => {
                 own.extend_from_slice(others);
                 own.sort_unstable();
-                if own.len() > EXACT_VALUES_MAX { Values::Sketch(sketch_of(&own, config)) } else { Values::Exact(own) }
+                if own.len() > EXACT_VALUES_MAX { Values::Sketch(Sketch::of(&own, config)) } else { Values::Exact(own) }
             }
             (Values::Exact(own), Values::Sketch(others)) => {
-                let mut sketch = sketch_of(&own, config);
+                let mut sketch = Sketch::of(&own, config);
                 sketch.merge(others);
                 Values::Sketch(sketch)
             }
@@ -258,12 +258,6 @@ impl Estimate {
         let value_ms = value.as_ms();
         Estimate { value_ms, low_ms: value_ms, high_ms: value_ms }
     }
-}
-
-fn sketch_of(values: &[u64], config: &SketchConfig) -> Sketch {
-    let mut sketch = Sketch::spanning(values, config);
-    values.iter().for_each(|value| sketch.add(ResponseTime(*value), config));
-    sketch
 }
 
 #[cfg(test)]

@@ -157,13 +157,13 @@ pub struct Sketch {
 }
 
 impl Sketch {
-    /// A sketch that is about to get these values, ascending, in ns: with the bins between the first and the last of them.
-    /// Both must be added, or it is not equal to another one with the same values.
-    pub(super) fn spanning(values: &[u64], config: &SketchConfig) -> Sketch {
+    /// A sketch of these values, ascending, in ns. Takes its memory once.
+    pub(super) fn of(values: &[u64], config: &SketchConfig) -> Sketch {
         let mut sketch = Sketch::default();
         if let (Some(first), Some(last)) = (values.iter().find(|value| **value > 0), values.last()) {
             sketch.cover(config.key(ResponseTime(*first)), config.key(ResponseTime(*last)));
         }
+        values.iter().for_each(|value| sketch.add(ResponseTime(*value), config));
         sketch
     }
 
@@ -192,6 +192,12 @@ impl Sketch {
     /// How many values are zero.
     pub fn zeros(&self) -> u64 {
         self.zeros
+    }
+
+    /// The key of the first bin that holds anything, and the counts of all bins from it to the last that does: both follow
+    /// from the values alone.
+    pub fn span(&self) -> (i32, &[u64]) {
+        (self.first_key, &self.counts)
     }
 
     /// The bins that hold anything, as (key, count), ascending.

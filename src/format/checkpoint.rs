@@ -108,27 +108,46 @@ impl Checkpoint {
 
     /// Reads it.
     pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Error> {
-        let mut reader = codec::open(LAYOUT, VERSION, bytes)?;
-        let base = reader.varint()?.checked_sub(1);
-        let (through, watermark_ms) = (reader.varint()?, reader.varint()?);
-        let tally = Tally { counted: reader.varint()?, duplicate: reader.varint()?, quarantined: reader.varint()? };
-        let deltas = take_deltas(&mut reader)?;
+        let mut deltas = Vec::new();
+        let rest = Checkpoint::read(bytes, |app, hour, delta| deltas.push((app.clone(), hour, delta)))?;
+        Ok(Checkpoint { deltas, ..rest })
+    }
+
+    /// Reads it, and gives each delta to `each` instead of keeping it: all of them together are large. On an error what
+    /// `each` was given means nothing.
+    pub fn read(bytes: &[u8], each: impl FnMut(&AppId, Hour, Rollup)) -> Result<Checkpoint, Error> {
+        let (head, mut reader) = Checkpoint::open(bytes)?;
+        take_deltas(&mut reader, each)?;
         let count = reader.length()?;
         if count > reader.remaining() {
             return Err(reader.invalid("number of quarantined entries"));
         }
         let quarantined = (0..count).map(|_| take_quarantined(&mut reader)).collect::<Result<_, _>>()?;
         reader.end()?;
-        Ok(Checkpoint { base, through, watermark_ms, tally, deltas, quarantined })
+        Ok(Checkpoint { quarantined, ..head })
+    }
+
+    /// Reads what stands before deltas and quarantined entries, which are left out.
+    pub fn head(bytes: &[u8]) -> Result<Checkpoint, Error> {
+        Checkpoint::open(bytes).map(|(head, _)| head)
+    }
+
+    /// What stands before the deltas, and the rest unread.
+    fn open(bytes: &[u8]) -> Result<(Checkpoint, Reader<'_>), Error> {
+        let mut reader = codec::open(LAYOUT, VERSION, bytes)?;
+        let base = reader.varint()?.checked_sub(1);
+        let (through, watermark_ms) = (reader.varint()?, reader.varint()?);
+        let tally = Tally { counted: reader.varint()?, duplicate: reader.varint()?, quarantined: reader.varint()? };
+        Ok((Checkpoint { base, through, watermark_ms, tally, ..Checkpoint::default() }, reader))
     }
 }
 
-fn take_deltas(reader: &mut Reader<'_>) -> Result<Vec<(AppId, Hour, Rollup)>, Error> {
+fn take_deltas(reader: &mut Reader<'_>, mut each: impl FnMut(&AppId, Hour, Rollup)) -> Result<(), Error> {
     let apps = reader.length()?;
-    let mut deltas: Vec<(AppId, Hour, Rollup)> = Vec::new();
+    let mut app_before: Option<AppId> = None;
     for _ in 0..apps {
         let app = AppId::new(reader.text()?).map_err(|_| reader.invalid("app id"))?;
-        if deltas.last().is_some_and(|(before, _, _)| *before >= app) {
+        if app_before.is_some_and(|before| before >= app) {
             return Err(reader.invalid("order of apps"));
         }
         let hours = reader.length()?;
@@ -138,14 +157,15 @@ fn take_deltas(reader: &mut Reader<'_>) -> Result<Vec<(AppId, Hour, Rollup)>, Er
             let hour =
                 hour.and_then(|hour| u32::try_from(hour).ok()).filter(|hour| before.is_none_or(|old| old < *hour));
             let hour = hour.ok_or(reader.invalid("hour"))?;
-            deltas.push((app.clone(), Hour(hour), rollup::take(reader)?));
+            each(&app, Hour(hour), rollup::take(reader)?);
             before = Some(hour);
         }
         if before.is_none() {
             return Err(reader.invalid("number of hours"));
         }
+        app_before = Some(app);
     }
-    Ok(deltas)
+    Ok(())
 }
 
 fn take_quarantined(reader: &mut Reader<'_>) -> Result<Quarantined, Error> {

@@ -82,17 +82,15 @@ pub struct Part {
 impl Entry {
     /// Reads an entry; batches are slices of `bytes`, unread.
     pub fn decode(bytes: &Bytes) -> Result<Entry, Error> {
-        match bytes.first() {
-            Some(&KIND_EVENTS) => EventsEntry::decode(&bytes.slice(1..)).map(Entry::Events),
-            Some(&KIND_CHECKPOINT) => Checkpoint::decode(&bytes[1..]).map(Entry::Checkpoint),
-            Some(_) => Err(Error::Invalid("entry", "kind")),
-            None => Err(Error::Truncated("entry")),
+        match Entry::checkpoint(bytes) {
+            Some(checkpoint) => Checkpoint::decode(checkpoint).map(Entry::Checkpoint),
+            None => EventsEntry::decode(bytes).map(Entry::Events),
         }
     }
 
-    /// Whether an encoded entry says that it is a checkpoint.
-    pub fn is_checkpoint(bytes: &[u8]) -> bool {
-        bytes.first() == Some(&KIND_CHECKPOINT)
+    /// The bytes of the [`Checkpoint`] in an encoded entry, if it says that it holds one.
+    pub fn checkpoint(bytes: &[u8]) -> Option<&[u8]> {
+        bytes.strip_prefix(&[KIND_CHECKPOINT])
     }
 
     /// Writes an entry.
@@ -156,7 +154,16 @@ impl EventsEntry {
         reader.varint().ok()
     }
 
-    fn decode(bytes: &Bytes) -> Result<EventsEntry, Error> {
+    /// Reads an [`Entry`] of events; batches are slices of `bytes`, unread.
+    pub fn decode(bytes: &Bytes) -> Result<EventsEntry, Error> {
+        match bytes.first() {
+            Some(&KIND_EVENTS) => EventsEntry::decode_body(&bytes.slice(1..)),
+            Some(_) => Err(Error::Invalid("entry", "kind")),
+            None => Err(Error::Truncated("entry")),
+        }
+    }
+
+    fn decode_body(bytes: &Bytes) -> Result<EventsEntry, Error> {
         let mut outer = Reader::new(LAYOUT, bytes);
         let header_length = outer.u32()? as usize;
         let mut header = codec::open(LAYOUT, VERSION, outer.take(header_length)?)?;

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! - Linger is natural: with few entries under way the next one closes as soon as every task that is ready has run,
-//!   otherwise it fills until one lands, it has its bytes, or it has its age. A quiet node adds no latency, a busy one writes large entries.
+//!   otherwise it fills until one lands, it has its bytes, or it has its age. A quiet node adds no latency, a busy one
+//!   writes large entries.
 //! - An entry is encoded once. Whatever goes wrong, the same bytes are appended again, so (edge, sequence) tells every
 //!   replica that it has seen them.
 //! - The sequences of entries that are not done span fewer than [`SEQUENCE_SPAN_MAX`]: a replica remembers that many.

@@ -116,8 +116,13 @@ impl StoredReads for StoreReads {
         hours_max: usize,
     ) -> Result<StoredHours, ReadError> {
         let (reader, app) = (self.find(partition)?.reader(), app.clone());
-        // A single hour is mostly in memory; a range may read many rows from the disk.
-        let page = if hours.end.0.saturating_sub(hours.start.0) <= 1 {
+        let is_one_hour = hours.end.0.saturating_sub(hours.start.0) == 1;
+        if is_one_hour && let (as_of, Some(row)) = reader.get(&app, hours.start).map_err(|error| failed(&error))? {
+            let rows = vec![(hours.start, row)];
+            return Ok(StoredHours { at: stored_at(as_of), rows, has_more: false, is_known: true });
+        }
+        // A range may read many rows from the disk.
+        let page = if is_one_hour {
             reader.range(&app, hours, hours_max)
         } else {
             self.tasks.blocking(move || reader.range(&app, hours, hours_max)).await

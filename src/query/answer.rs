@@ -1,6 +1,9 @@
 //! What a client is answered: exact numbers, and estimates with their bounds.
 //!
 //! Milliseconds are the doubles nearest to the exact decimals: `12.75` and not `12.750000000000002`.
+//!
+//! `as_of` stands in these types for the description of the interface; it is no part of a finished answer and is put behind it
+//! where it is sent ([`super::finished`]).
 
 use super::reads::{AppHours, StoredAt};
 use super::state::{HourState, Version};

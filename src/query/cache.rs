@@ -5,7 +5,8 @@
 //! answer stale; what is saved is the rollup's way over the network and its decoding.
 
 use super::state::Version;
-use crate::domain::{AppId, Hour, Rollup};
+use crate::domain::{AppId, Hour};
+use crate::format::StoredRollup;
 use crate::metrics::QueryMetrics;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,7 +20,7 @@ pub struct Held {
     /// Which version of it.
     pub version: Version,
     /// Its numbers.
-    pub rollup: Arc<Rollup>,
+    pub stored: Arc<StoredRollup>,
 }
 
 /// A bounded cache; what was used least recently leaves first. Cheap to clone, clones share everything.
@@ -41,7 +42,7 @@ struct Entries {
 
 struct Entry {
     version: Version,
-    rollup: Arc<Rollup>,
+    stored: Arc<StoredRollup>,
     used: u64,
     bytes: usize,
 }
@@ -65,7 +66,7 @@ impl Cache {
         let held = |((_, hour), entry): (&(AppId, Hour), &Entry)| Held {
             hour: *hour,
             version: entry.version,
-            rollup: entry.rollup.clone(),
+            stored: Arc::clone(&entry.stored),
         };
         range.take(hours_max).map(held).collect()
     }
@@ -84,9 +85,9 @@ impl Cache {
     }
 
     /// Takes in the newest version of an hour, which was not held.
-    pub fn put(&self, app: &AppId, hour: Hour, version: Version, rollup: Arc<Rollup>) {
+    pub fn put(&self, app: &AppId, hour: Hour, version: Version, stored: Arc<StoredRollup>) {
         self.metrics.cache_misses.inc();
-        let bytes = rollup.memory_bytes() + app.as_str().len() + ENTRY_BYTES;
+        let bytes = stored.rollup.memory_bytes() + app.as_str().len() + ENTRY_BYTES;
         let mut guard = self.lock();
         let entries = &mut *guard;
         let key = (app.clone(), hour);
@@ -98,7 +99,7 @@ impl Cache {
             }
             entries.uses += 1;
             entries.by_use.insert(entries.uses, key.clone());
-            entries.by_hour.insert(key, Entry { version, rollup, used: entries.uses, bytes });
+            entries.by_hour.insert(key, Entry { version, stored, used: entries.uses, bytes });
             entries.bytes += bytes;
         }
         self.metrics.cache_bytes.set(entries.bytes as u64);
@@ -121,6 +122,7 @@ impl Entries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::Rollup;
     use crate::metrics::Metrics;
     use crate::query::state::HourState;
 

@@ -1,6 +1,7 @@
 //! Finds the replica, reads, and goes on reading until the page is full.
 
 use super::cache::Cache;
+use super::finished::FinishedHours;
 use super::leader::merge_apps;
 use super::message::{ANSWER_HOURS_MAX, Answer, HoursQuestion, Question, Request, decode_answer};
 use super::partitions::Partitions;
@@ -8,7 +9,7 @@ use super::reads::{AppHours, AppSelection, Progress, ReadError, StoredAt, Stored
 use super::request::Consistency;
 use super::serve::{ROWS_PER_TURN, Summary};
 use super::state::Version;
-use crate::domain::{AppId, Hour, Rollup, SketchConfig};
+use crate::domain::{AppId, Hour, SketchConfig};
 use crate::format::{StoredRollup, Token};
 use crate::metrics::QueryMetrics;
 use cluster::{Offset, PartitionId};
@@ -36,7 +37,7 @@ pub struct Settings {
     pub summary_hours_max: u64,
     /// Questions for more than one hour that are worked on at a time; more wait. Default 32: each may hold 1,000 rows, some 4 MiB.
     pub ranges_max: usize,
-    /// Bytes of cached rollups. Default 64 MiB.
+    /// Bytes of cached rollups and finished answers. Default 64 MiB.
     pub cache_bytes_max: usize,
 }
 
@@ -53,6 +54,9 @@ impl Default for Settings {
         }
     }
 }
+
+/// The share of the cache's bytes that finished answers have: one is a tenth of its rollup.
+const FINISHED_SHARE: usize = 4;
 
 /// Pause before a leader that could not answer is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -91,6 +95,7 @@ struct Inner {
     stored: Arc<dyn StoredReads>,
     settings: Settings,
     cache: Cache,
+    finished: FinishedHours,
     ranges: Semaphore,
     metrics: QueryMetrics,
 }
@@ -99,7 +104,7 @@ struct Inner {
 pub(super) struct Row {
     pub hour: Hour,
     pub version: Version,
-    pub rollup: Arc<Rollup>,
+    pub stored: Arc<StoredRollup>,
 }
 
 /// Hours of one read, oldest first.
@@ -121,13 +126,19 @@ impl Query {
         settings: Settings,
         metrics: QueryMetrics,
     ) -> Query {
-        let cache = Cache::new(settings.cache_bytes_max, metrics.clone());
+        let finished_bytes_max = settings.cache_bytes_max / FINISHED_SHARE;
+        let cache = Cache::new(settings.cache_bytes_max - finished_bytes_max, metrics.clone());
+        let finished = FinishedHours::new(finished_bytes_max);
         let ranges = Semaphore::new(settings.ranges_max);
-        Query { inner: Arc::new(Inner { partitions, stored, settings, cache, ranges, metrics }) }
+        Query { inner: Arc::new(Inner { partitions, stored, settings, cache, finished, ranges, metrics }) }
     }
 
     pub(super) fn settings(&self) -> &Settings {
         &self.inner.settings
+    }
+
+    pub(super) fn finished(&self) -> &FinishedHours {
+        &self.inner.finished
     }
 
     pub(super) fn metrics(&self) -> &QueryMetrics {
@@ -307,27 +318,26 @@ impl Query {
         });
         let answer = self.ask(place.partition, question, place.deadline).await?;
         let Answer::Hours { is_known, rows, has_more } = answer else { return Err(mismatch(&answer)) };
-        let held: BTreeMap<Hour, Arc<Rollup>> = held.into_iter().map(|held| (held.hour, held.rollup)).collect();
+        let held: BTreeMap<Hour, Arc<StoredRollup>> = held.into_iter().map(|held| (held.hour, held.stored)).collect();
         let mut page = Page { rows: Vec::with_capacity(rows.len()), has_more, is_known, at: None };
         for (index, row) in rows.into_iter().enumerate() {
             take_turns(index).await;
-            let rollup = match (row.row, held.get(&row.hour)) {
+            let stored = match (row.row, held.get(&row.hour)) {
                 (Some(bytes), _) => {
-                    let rollup = Arc::new(
-                        StoredRollup::decode(&bytes).map_err(|error| Error::Failed(error.to_string()))?.rollup,
-                    );
-                    self.inner.cache.put(app, row.hour, row.version, rollup.clone());
-                    rollup
+                    let stored = StoredRollup::decode(&bytes).map_err(|error| Error::Failed(error.to_string()))?;
+                    let stored = Arc::new(stored);
+                    self.inner.cache.put(app, row.hour, row.version, Arc::clone(&stored));
+                    stored
                 }
-                (None, Some(rollup)) => {
+                (None, Some(stored)) => {
                     self.inner.cache.hit(app, row.hour);
-                    rollup.clone()
+                    Arc::clone(stored)
                 }
                 (None, None) => {
                     return Err(Error::Failed("the leader left out a rollup that is not held here".to_owned()));
                 }
             };
-            page.rows.push(Row { hour: row.hour, version: row.version, rollup });
+            page.rows.push(Row { hour: row.hour, version: row.version, stored });
         }
         Ok(page)
     }
@@ -342,8 +352,8 @@ impl Query {
         let stored = self.inner.stored.hours(partition, app, range, hours_max).await?;
         let lateness = self.inner.settings.lateness;
         let rows = stored.rows.into_iter().map(|(hour, row)| {
-            let version = Version::of(hour, row.revision, &row.rollup, stored.at.watermark_ms, lateness);
-            Row { hour, version, rollup: Arc::new(row.rollup) }
+            let version = Version::of(hour, &row, stored.at.watermark_ms, lateness);
+            Row { hour, version, stored: row }
         });
         Ok(Page { rows: rows.collect(), has_more: stored.has_more, is_known: stored.is_known, at: Some(stored.at) })
     }
@@ -373,7 +383,7 @@ impl Query {
             let page = self.local_page(place.partition, app, from..range.end, ANSWER_HOURS_MAX).await?;
             located = located.or(page.at.map(|at| (place.partition, at)));
             for (index, row) in page.rows.iter().enumerate() {
-                summary.add(&row.rollup, &self.inner.settings.sketch);
+                summary.add(&row.stored.rollup, &self.inner.settings.sketch);
                 take_turns(index).await;
             }
             if summary.hours > hours_max {

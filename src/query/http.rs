@@ -6,6 +6,7 @@
 
 use super::answer::{AppAnswer, AppsAnswer, AsOf, HourAnswer, HoursAnswer, SummaryAnswer};
 use super::execute::{Error, Query};
+use super::finished::{Finished, HourKey};
 use super::reads::AppSelection;
 use super::request::{self, AppsParameters, Consistency, HourParameters, RangeParameters, SummaryParameters};
 use crate::domain::AppId;
@@ -24,7 +25,6 @@ use utoipa::OpenApi;
 use utoipa::openapi::RefOr;
 use utoipa::openapi::path::{ParameterBuilder, ParameterIn};
 use utoipa::openapi::schema::{ObjectBuilder, Type};
-use xxhash_rust::xxh3::xxh3_128;
 
 /// When to ask again after `503`.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -159,10 +159,16 @@ async fn hour(
         let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
         let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
         let (row, located) = query.hour(&app, hour, &consistency).await.map_err(|error| refusal(&error, &app))?;
-        let sketch = &query.settings().sketch;
-        let answer = HourAnswer::new(&app, row.hour, row.version, &row.rollup, &quantiles, sketch);
+        let key = HourKey { app, hour, quantiles: parameters.q };
+        let finished = query.finished().get(&key, row.version).unwrap_or_else(|| {
+            let sketch = &query.settings().sketch;
+            let answer = HourAnswer::new(&key.app, hour, row.version, &row.stored.rollup, &quantiles, sketch);
+            let finished = Finished::of(&answer);
+            query.finished().put(key, row.version, &finished);
+            finished
+        });
         let as_of = located.map(|(partition, at)| AsOf::new(partition, &at));
-        Ok(asked.respond(answer, as_of, |answer, as_of| answer.as_of = Some(as_of)))
+        Ok(asked.respond(&finished, as_of.as_ref()))
     };
     asked.finish(answer.await)
 }
@@ -203,12 +209,12 @@ async fn hours(
         let sketch = &query.settings().sketch;
         let mut hours = Vec::new();
         let page = query.hours(&app, range, limit, &consistency, |row| {
-            hours.push(HourAnswer::new(&app, row.hour, row.version, &row.rollup, &quantiles, sketch));
+            hours.push(HourAnswer::new(&app, row.hour, row.version, &row.stored.rollup, &quantiles, sketch));
         });
         let (next, located) = page.await.map_err(|error| refusal(&error, &app))?;
         let answer = HoursAnswer { app_id: app.to_string(), hours, next: next.map(request::hour_cursor), as_of: None };
         let as_of = located.map(|(partition, at)| AsOf::new(partition, &at));
-        Ok(asked.respond(answer, as_of, |answer, as_of| answer.as_of = Some(as_of)))
+        Ok(asked.respond(&Finished::of(&answer), as_of.as_ref()))
     };
     asked.finish(answer.await)
 }
@@ -245,7 +251,7 @@ async fn summary(
         let sketch = &query.settings().sketch;
         let answer = SummaryAnswer::new(&app, &range, summary.hours, &summary.rollup, &quantiles, sketch);
         let as_of = located.map(|(partition, at)| AsOf::new(partition, &at));
-        Ok(asked.respond(answer, as_of, |answer, as_of| answer.as_of = Some(as_of)))
+        Ok(asked.respond(&Finished::of(&answer), as_of.as_ref()))
     };
     asked.finish(answer.await)
 }
@@ -276,8 +282,8 @@ async fn apps(State(query): State<Query>, parameters: Parameters<AppsParameters>
         let next = apps.last().filter(|_| has_more).map(|last| request::app_cursor(&last.app));
         let answer = AppsAnswer { apps: apps.iter().map(AppAnswer::from).collect(), next, as_of: None };
         let as_of = matches!(consistency, Consistency::Local(_))
-            .then(|| located.iter().map(|(partition, at)| AsOf::new(*partition, at)).collect());
-        Ok(asked.respond(answer, as_of, |answer, as_of: Vec<AsOf>| answer.as_of = Some(as_of)))
+            .then(|| located.iter().map(|(partition, at)| AsOf::new(*partition, at)).collect::<Vec<_>>());
+        Ok(asked.respond(&Finished::of(&answer), as_of.as_ref()))
     };
     asked.finish(answer.await)
 }
@@ -301,22 +307,21 @@ impl<'a> Asked<'a> {
     }
 
     /// `200` with the answer, or `304` where the client shows its tag. `as_of` is not part of the tag.
-    fn respond<A: Serialize, L>(&self, mut answer: A, as_of: Option<L>, put: impl FnOnce(&mut A, L)) -> Response {
-        let mut body = json(&answer);
-        let strong = format!("\"{:032x}\"", xxh3_128(&body));
-        let tag = if as_of.is_some() { format!("W/{strong}") } else { strong.clone() };
-        let tag_value = HeaderValue::try_from(tag).expect("hexadecimal digits and quotes");
-        let cache_control = HeaderValue::from_static("no-cache");
-        let headers = [(header::ETAG, tag_value), (header::CACHE_CONTROL, cache_control)];
-        let is_known = |tag: &&str| *tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == strong;
-        if self.if_none_match.iter().any(is_known) {
+    fn respond(&self, finished: &Finished, as_of: Option<&impl Serialize>) -> Response {
+        let strong = finished.tag();
+        let is_known = |tag: &&str| *tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == strong;
+        let is_not_modified = self.if_none_match.iter().any(is_known);
+        let tag = match as_of {
+            Some(_) => [b"W/", &strong[..]].concat().into(),
+            None => strong.clone(),
+        };
+        let tag = HeaderValue::from_maybe_shared(tag).expect("hexadecimal digits in quotes");
+        let headers = [(header::ETAG, tag), (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+        if is_not_modified {
             self.query.metrics().not_modified.inc();
             return (StatusCode::NOT_MODIFIED, headers).into_response();
         }
-        if let Some(as_of) = as_of {
-            put(&mut answer, as_of);
-            body = json(&answer);
-        }
+        let body = as_of.map_or_else(|| finished.body(), |as_of| finished.body_with(as_of));
         (headers, [(header::CONTENT_TYPE, "application/json")], body).into_response()
     }
 
@@ -328,10 +333,6 @@ impl<'a> Asked<'a> {
         }
         response
     }
-}
-
-fn json(answer: &impl Serialize) -> Vec<u8> {
-    serde_json::to_vec(answer).expect("texts and finite numbers always serialize")
 }
 
 fn consistency(query: &Query, consistency: Option<&str>, after: Option<&str>) -> Result<Consistency, Problem> {

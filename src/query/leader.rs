@@ -6,7 +6,8 @@ use super::reads::{
     AppHours, AppSelection, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredAt, StoredReads,
 };
 use super::state::Version;
-use crate::domain::{AppId, Hour, Rollup, SketchConfig};
+use crate::domain::{AppId, Hour, SketchConfig};
+use crate::format::StoredRollup;
 use cluster::PartitionId;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -22,7 +23,7 @@ pub struct HourRow {
     /// Which state of it.
     pub version: Version,
     /// Its numbers.
-    pub rollup: Rollup,
+    pub stored: Arc<StoredRollup>,
 }
 
 /// Hours of an app, oldest first.
@@ -95,8 +96,7 @@ impl Leader {
                 wait_for_reread(deadline).await?;
                 continue;
             };
-            let mut rows: BTreeMap<Hour, (u64, Rollup)> =
-                stored.rows.into_iter().map(|(hour, row)| (hour, (row.revision, row.rollup))).collect();
+            let mut rows: BTreeMap<Hour, Arc<StoredRollup>> = stored.rows.into_iter().collect();
             // Behind the last stored row of a page that is not the last one, rows are missing: deltas there would be taken
             // for whole rollups.
             let end = if stored.has_more {
@@ -106,14 +106,16 @@ impl Leader {
             };
             let deltas = open.generations[behind].iter().flat_map(|generation| &generation.deltas);
             for (hour, delta) in deltas.filter(|(hour, _)| *hour < end) {
-                rows.entry(*hour).or_default().1.merge(delta, &self.sketch);
+                Arc::make_mut(rows.entry(*hour).or_default()).rollup.merge(delta, &self.sketch);
             }
             let is_known = stored.is_known || open.is_known || !rows.is_empty();
             let has_more = stored.has_more || rows.len() > hours_max;
             let rows = rows.into_iter().take(hours_max);
-            let rows =
-                rows.map(|(hour, (revision, rollup))| self.row(hour, revision, rollup, open.watermark_ms)).collect();
-            return Ok(HoursPage { rows, has_more, is_known });
+            let rows = rows.map(|(hour, stored)| {
+                let version = Version::of(hour, &stored, open.watermark_ms, self.lateness);
+                HourRow { hour, version, stored }
+            });
+            return Ok(HoursPage { rows: rows.collect(), has_more, is_known });
         }
     }
 
@@ -135,11 +137,6 @@ impl Leader {
             let page = merge_apps(stored.apps.into_iter().chain(open_apps), selection.apps_max);
             return Ok(AppsPage { has_more: page.has_more || stored.has_more || open.has_more, ..page });
         }
-    }
-
-    fn row(&self, hour: Hour, revision: u64, rollup: Rollup, watermark_ms: u64) -> HourRow {
-        let version = Version::of(hour, revision, &rollup, watermark_ms, self.lateness);
-        HourRow { hour, version, rollup }
     }
 }
 

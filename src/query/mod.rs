@@ -4,7 +4,7 @@
 //!   any node                                                  the partition's leader
 //!   http ─ request ─ execute ──── message ──▶ serve ─ leader = stored rows ⊕ open windows (after a read barrier)
 //!             │        ▲  └─ cache: what is held is named, what still stands does not travel back
-//!             └─ answer┘
+//!             └─ answer┘  finished: answers that were written before, for a version that still stands
 //! ```
 //!
 //! - `linearizable` (default): the answer contains every event that was acknowledged before the question was asked. It
@@ -18,6 +18,7 @@
 mod answer;
 mod cache;
 mod execute;
+mod finished;
 mod http;
 mod leader;
 mod message;

@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use cluster::{Offset, PartitionId};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -80,7 +81,7 @@ pub struct StoredHours {
     /// Where they stand.
     pub at: StoredAt,
     /// Hours that have events, oldest first.
-    pub rows: Vec<(Hour, StoredRollup)>,
+    pub rows: Vec<(Hour, Arc<StoredRollup>)>,
     /// Whether there are further rows in the range.
     pub has_more: bool,
     /// Whether the app has any row at all, in the range or not.

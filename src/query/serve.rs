@@ -75,7 +75,7 @@ impl Leader {
         loop {
             let page = self.hours(partition, app, from..hours.end, ANSWER_HOURS_MAX, deadline).await?;
             for rows in page.rows.chunks(ROWS_PER_TURN) {
-                rows.iter().for_each(|row| summary.add(&row.rollup, self.sketch()));
+                rows.iter().for_each(|row| summary.add(&row.stored.rollup, self.sketch()));
                 tokio::task::yield_now().await;
             }
             if summary.hours > hours_max {
@@ -119,7 +119,7 @@ async fn answer_rows(rows: Vec<HourRow>, held: &BTreeMap<Hour, Version>) -> (Vec
     let total = rows.len();
     let mut bytes = 0;
     let mut answer = Vec::with_capacity(total);
-    for HourRow { hour, version, rollup } in rows {
+    for HourRow { hour, version, stored } in rows {
         if answer.len() % ROWS_PER_TURN == ROWS_PER_TURN - 1 {
             tokio::task::yield_now().await;
         }
@@ -127,7 +127,7 @@ async fn answer_rows(rows: Vec<HourRow>, held: &BTreeMap<Hour, Version>) -> (Vec
             break;
         }
         let is_held = held.get(&hour) == Some(&version);
-        let row = (!is_held).then(|| StoredRollup { revision: version.revision, rollup }.encode());
+        let row = (!is_held).then(|| stored.encode());
         bytes += row.as_ref().map_or(0, Bytes::len);
         answer.push(AnswerRow { hour, version, row });
     }

@@ -1,6 +1,7 @@
 //! Which state of an hour an answer shows.
 
-use crate::domain::{Hour, Rollup};
+use crate::domain::Hour;
+use crate::format::StoredRollup;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -45,10 +46,11 @@ impl HourState {
 }
 
 impl Version {
-    /// The version of an hour whose numbers are `rollup`.
-    pub fn of(hour: Hour, revision: u64, rollup: &Rollup, watermark_ms: u64, lateness: Duration) -> Version {
+    /// The version of an hour with these numbers when event time has reached `watermark_ms`.
+    pub fn of(hour: Hour, stored: &StoredRollup, watermark_ms: u64, lateness: Duration) -> Version {
+        let StoredRollup { revision, rollup } = stored;
         let state = HourState::of(hour, rollup.late(), watermark_ms, lateness);
-        Version { revision, count: rollup.count(), late: rollup.late(), state }
+        Version { revision: *revision, count: rollup.count(), late: rollup.late(), state }
     }
 }
 

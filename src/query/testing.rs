@@ -200,7 +200,7 @@ impl StoredReads for Fake {
         let page = rows
             .by_ref()
             .take(hours_max.min(self.stored_rows_max))
-            .map(|((_, hour), row)| (*hour, row.clone()))
+            .map(|((_, hour), row)| (*hour, Arc::new(row.clone())))
             .collect();
         let has_more = rows.next().is_some();
         let is_known = state.stored.keys().any(|(other, _)| other == app);

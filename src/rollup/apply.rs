@@ -1,20 +1,22 @@
 //! The partition as the log's state machine: verdicts for events, merging for checkpoints.
 //!
-//! Applying is a pure function of state and entry. A checkpoint's rows are read and merged before the lock is taken, so that
+//! Applying is a pure function of state and entry. Large checkpoints are merged while entries of events are applied, so that
+//! whoever waits for an ack does not wait for them; and their rows are read and merged before the lock is taken, so that
 //! reads wait only for the new rows to be put in place.
 
 use super::error::Error;
 use super::identities::Header;
 use super::keys;
-use super::position::row_hash;
+use super::position::{rollup_hash, row_hash};
 use super::quarantine;
 use super::recent::RecentRow;
-use super::state::{Condition, Inner, PartitionState, Shared};
+use super::state::{Condition, DeltaCounts, Inner, PartitionState, Shared};
 use super::tail::{Acceptance, Events, Kind, TailEntry};
+use crate::domain::{AppId, Hour, Rollup};
 use crate::format::{Checkpoint, Entry, EventsEntry, StoredRollup};
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::{Committed, Durable, LogPosition, Offset, Payload, Snapshot, SnapshotChunks, StateMachine};
+use cluster::{Begun, Committed, Durable, LogPosition, Offset, Pace, Payload, Snapshot, SnapshotChunks, StateMachine};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
@@ -58,12 +60,25 @@ impl StateMachine for PartitionState {
     /// else with nothing. An entry that cannot be read is the same on every replica: it counts nothing, and whoever folds it sets it
     /// aside.
     fn apply(&self, entry: Committed) -> io::Result<Bytes> {
-        Ok(self.shared.apply(entry)?)
+        match self.shared.begin(entry)? {
+            Begun::Done(answer) => Ok(answer),
+            Begun::Rest(rest) => rest(),
+        }
     }
 
-    /// Of events only the headers are read; a checkpoint's rows are merged and encoded, a microsecond or two each.
-    fn takes_long(&self, payload: &Bytes) -> bool {
-        payload.len() >= LONG_BYTES && Entry::is_checkpoint(payload)
+    /// Of events only the headers are read; a checkpoint's rows are merged and hashed, a microsecond or so each.
+    fn pace(&self, payload: &Bytes) -> Pace {
+        match Entry::checkpoint(payload) {
+            None => Pace::Quick,
+            Some(checkpoint) if checkpoint.len() < LONG_BYTES => Pace::InTurn,
+            Some(_) => Pace::Long,
+        }
+    }
+
+    /// Whether a checkpoint is taken is decided at once. Its rows are merged, and `consumed` moves, in the rest: what events are
+    /// answered does not depend on it.
+    fn begin(&self, entry: Committed) -> io::Result<Begun> {
+        Ok(self.shared.begin(entry)?)
     }
 
     /// Entries stamped by a clock that is far ahead are not admitted: their stamp would make the log's clock forget
@@ -87,15 +102,15 @@ impl StateMachine for PartitionState {
 }
 
 impl Shared {
-    fn apply(&self, entry: Committed) -> Result<Bytes, Error> {
-        let applied = self.try_apply(entry);
-        if applied.is_err() {
+    fn begin(self: &Arc<Self>, entry: Committed) -> Result<Begun, Error> {
+        let begun = self.try_begin(entry);
+        if begun.is_err() {
             self.lock().condition = Condition::Broken;
         }
-        applied
+        begun
     }
 
-    fn try_apply(&self, entry: Committed) -> Result<Bytes, Error> {
+    fn try_begin(self: &Arc<Self>, entry: Committed) -> Result<Begun, Error> {
         let position = entry.position;
         self.check_order(position)?;
         let Payload::Data(payload) = entry.payload else {
@@ -104,18 +119,25 @@ impl Shared {
                 _ => Kind::Other,
             };
             self.lock().push(TailEntry { position, bytes: 0, kind });
-            return Ok(Bytes::new());
+            return Ok(Begun::Done(Bytes::new()));
         };
         let bytes = payload.len() as u64;
-        match Entry::decode(&payload) {
-            Ok(Entry::Events(events)) => Ok(self.apply_events(position, bytes, &events)),
-            Ok(Entry::Checkpoint(checkpoint)) => self.apply_checkpoint(position, bytes, checkpoint),
-            Err(error) => {
-                tracing::error!(partition = %self.id, %position, %error, "an entry of the log cannot be read");
-                self.lock().push(TailEntry { position, bytes, kind: Kind::Other });
-                Ok(Bytes::new())
+        let read = match Entry::checkpoint(&payload) {
+            Some(checkpoint) => {
+                Checkpoint::head(checkpoint).map(|head| self.begin_checkpoint(position, &head, &payload))
             }
-        }
+            None => EventsEntry::decode(&payload).map(|entry| self.apply_events(position, bytes, &entry)),
+        };
+        Ok(read.unwrap_or_else(|error| {
+            self.lock().push(TailEntry { position, bytes, kind: Kind::Other });
+            Begun::Done(self.unreadable(position, &error))
+        }))
+    }
+
+    /// The answer to an entry that cannot be read: the same on every replica.
+    fn unreadable(&self, position: LogPosition, error: &crate::format::Error) -> Bytes {
+        tracing::error!(partition = %self.id, %position, %error, "an entry of the log cannot be read");
+        Bytes::new()
     }
 
     fn check_order(&self, position: LogPosition) -> Result<(), Error> {
@@ -126,38 +148,55 @@ impl Shared {
         Err(self.broken(format!("entry {position} was applied where {expected} comes next")))
     }
 
-    fn apply_events(&self, position: LogPosition, bytes: u64, entry: &EventsEntry) -> Bytes {
+    fn apply_events(&self, position: LogPosition, bytes: u64, entry: &EventsEntry) -> Begun {
         let header = Header::of(entry);
         let mut inner = self.lock();
         let decision = inner.current.decide(position.offset.0, &header);
         let events = Events::of(entry, header, &decision);
         inner.push(TailEntry { position, bytes, kind: Kind::Events(events) });
         drop(inner);
-        postcard::to_allocvec(decision.verdicts()).expect("memory is there").into()
+        Begun::Done(postcard::to_allocvec(decision.verdicts()).expect("memory is there").into())
     }
 
-    fn apply_checkpoint(&self, position: LogPosition, bytes: u64, checkpoint: Checkpoint) -> Result<Bytes, Error> {
-        let own = TailEntry { position, bytes, kind: Kind::Other };
-        let existing = {
-            let mut inner = self.lock();
-            if !inner.takes(position.offset, &checkpoint) {
-                inner.push(own);
-                return Ok(CheckpointAnswer::Skipped.encode());
-            }
-            inner.check_tally(&checkpoint).map_err(|what| self.broken(what))?;
-            inner.existing(&checkpoint)
-        };
-        let merged = self.merge(&checkpoint, existing)?;
+    fn begin_checkpoint(self: &Arc<Self>, position: LogPosition, head: &Checkpoint, payload: &Bytes) -> Begun {
         let mut inner = self.lock();
-        inner.put(merged);
-        inner.quarantine(&checkpoint);
-        if let Err(what) = inner.consume(&checkpoint) {
+        let takes = inner.takes(position.offset, head);
+        inner.push(TailEntry { position, bytes: payload.len() as u64, kind: Kind::Other });
+        drop(inner);
+        if !takes {
+            return Begun::Done(CheckpointAnswer::Skipped.encode());
+        }
+        let (shared, payload) = (Arc::clone(self), payload.clone());
+        Begun::Rest(Box::new(move || {
+            let finished = shared.finish_checkpoint(position, &payload);
+            if finished.is_err() {
+                shared.lock().condition = Condition::Broken;
+            }
+            Ok(finished?)
+        }))
+    }
+
+    /// Merges a checkpoint that was taken. No other is applied and no snapshot installed meanwhile, entries of events are.
+    fn finish_checkpoint(&self, position: LogPosition, payload: &Bytes) -> Result<Bytes, Error> {
+        let bytes = Entry::checkpoint(payload).unwrap_or_default();
+        let mut merging = Merging::new(self);
+        let checkpoint = match Checkpoint::read(bytes, |app, hour, delta| merging.add(app, hour, delta)) {
+            Ok(checkpoint) => checkpoint,
+            Err(error) => return Ok(self.unreadable(position, &error)),
+        };
+        let (counts, merged) = merging.finish()?;
+        let mut inner = self.lock();
+        let consumed = inner.check_tally(&checkpoint, &counts).and_then(|()| {
+            inner.put(merged);
+            inner.quarantine(&checkpoint);
+            inner.consume(&checkpoint)
+        });
+        if let Err(what) = consumed {
             // Before the lock is let go of: what stands there now must not be captured.
             inner.condition = Condition::Broken;
             return Err(self.broken(what));
         }
         inner.position.checkpoint = Some(position.offset.0);
-        inner.push(own);
         let consumed = inner.position.reached();
         drop(inner);
         tracing::trace!(
@@ -170,35 +209,80 @@ impl Shared {
         Ok(CheckpointAnswer::Applied.encode())
     }
 
-    /// The checkpoint's rows as they will be.
-    fn merge(&self, checkpoint: &Checkpoint, existing: Existing) -> Result<Vec<Merged>, Error> {
-        let mut merged = Vec::with_capacity(existing.rows.len());
-        for ((tail, row), (_, _, delta)) in existing.rows.into_iter().zip(&checkpoint.deltas) {
-            let row = match row {
-                Some(row) => Some(row),
-                None => self.read_row(existing.generation, &tail)?.map(Arc::new),
-            };
-            let mut stored = row.as_ref().map_or_else(StoredRollup::default, |row| row.stored.clone());
-            stored.rollup.merge(delta, &self.sketch);
-            stored.revision += 1;
-            let hash = row_hash(&tail, &stored.encode());
-            merged.push(Merged { tail, old_hash: row.map(|row| row.hash), row: Arc::new(RecentRow { stored, hash }) });
-        }
-        Ok(merged)
+    /// A row, `None` where it is not in memory, with a delta.
+    fn merge(
+        &self,
+        generation: keys::Generation,
+        tail: Vec<u8>,
+        row: Option<Arc<RecentRow>>,
+        delta: &Rollup,
+    ) -> Result<Merged, Error> {
+        let row = match row {
+            Some(row) => Some(row),
+            None => self.read_row(generation, &tail)?.map(Arc::new),
+        };
+        let mut stored = row.as_ref().map_or_else(StoredRollup::default, |row| StoredRollup::clone(&row.stored));
+        stored.rollup.merge(delta, &self.sketch);
+        stored.revision += 1;
+        let hash = rollup_hash(&tail, &stored);
+        let merged = Arc::new(RecentRow { stored: Arc::new(stored), hash });
+        Ok(Merged { tail, old_hash: row.map(|row| row.hash), row: merged })
     }
 
     /// A rollup from its row in the store.
     pub(super) fn read_row(&self, generation: keys::Generation, tail: &[u8]) -> Result<Option<RecentRow>, Error> {
         let Some(value) = self.rows.get(&self.key(generation, tail))? else { return Ok(None) };
         let stored = StoredRollup::decode(&value).map_err(|error| self.damaged(tail, error))?;
-        Ok(Some(RecentRow { stored, hash: row_hash(tail, &value) }))
+        let hash = rollup_hash(tail, &stored);
+        Ok(Some(RecentRow { stored: Arc::new(stored), hash }))
     }
 }
 
-/// The rows that a checkpoint changes, in its order; `None` where they are not in memory.
-struct Existing {
-    generation: keys::Generation,
-    rows: Vec<(Vec<u8>, Option<Arc<RecentRow>>)>,
+/// Deltas that are looked up and merged together: few enough that they stay in the processor's cache.
+const MERGED_TOGETHER: usize = 64;
+
+/// A checkpoint's rows as they will be, made from its deltas while they are read.
+struct Merging<'a> {
+    shared: &'a Shared,
+    waiting: Vec<(Vec<u8>, Rollup)>,
+    counts: DeltaCounts,
+    merged: Result<Vec<Merged>, Error>,
+}
+
+impl Merging<'_> {
+    fn new(shared: &Shared) -> Merging<'_> {
+        let waiting = Vec::with_capacity(MERGED_TOGETHER);
+        Merging { shared, waiting, counts: DeltaCounts::default(), merged: Ok(Vec::new()) }
+    }
+
+    fn add(&mut self, app: &AppId, hour: Hour, delta: Rollup) {
+        self.counts.add(app, hour, &delta);
+        self.waiting.push((keys::rollup(app, hour), delta));
+        if self.waiting.len() == MERGED_TOGETHER {
+            self.merge();
+        }
+    }
+
+    /// What the deltas count, and the rows.
+    fn finish(mut self) -> Result<(DeltaCounts, Vec<Merged>), Error> {
+        self.merge();
+        self.merged.map(|merged| (self.counts, merged))
+    }
+
+    fn merge(&mut self) {
+        let (generation, rows) = {
+            let inner = self.shared.lock();
+            let rows: Vec<_> = self.waiting.iter().map(|(tail, _)| inner.recent.get(tail).cloned()).collect();
+            (inner.generation, rows)
+        };
+        for ((tail, delta), row) in self.waiting.drain(..).zip(rows) {
+            let Ok(merged) = &mut self.merged else { return };
+            match self.shared.merge(generation, tail, row, &delta) {
+                Ok(row) => merged.push(row),
+                Err(error) => self.merged = Err(error),
+            }
+        }
+    }
 }
 
 /// A row that a checkpoint has changed.
@@ -230,15 +314,6 @@ impl Inner {
             && consumed.is_none_or(|consumed| checkpoint.through > consumed)
             && checkpoint.through < offset.0
             && self.position.checkpoint < Some(offset.0)
-    }
-
-    fn existing(&self, checkpoint: &Checkpoint) -> Existing {
-        let tails = checkpoint.deltas.iter().map(|(app, hour, _)| keys::rollup(app, *hour));
-        let rows = tails.map(|tail| {
-            let row = self.recent.get(&tail).cloned();
-            (tail, row)
-        });
-        Existing { generation: self.generation, rows: rows.collect() }
     }
 
     fn put(&mut self, merged: Vec<Merged>) {

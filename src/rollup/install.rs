@@ -7,7 +7,7 @@ use super::error::Error;
 use super::identities::{Identities, Limits};
 use super::keys::{self, Kind};
 use super::load::{encode_current, window_row};
-use super::position::{Digest, Position, row_hash};
+use super::position::{Digest, Position, rollup_hash, row_hash};
 use super::rows::{Row, RowBatch, RowStore};
 use super::snapshot::{TYPE_END, TYPE_HEADER, TYPE_ROWS, VERSION};
 use super::state::{Condition, PartitionState, Shared};
@@ -78,9 +78,9 @@ impl Checker {
         match keys::kind(tail) {
             Some(Kind::Rollup) => {
                 keys::split_rollup(tail).ok_or("the key of a rollup is malformed")?;
-                StoredRollup::decode(value).map_err(|error| error.to_string())?;
+                let stored = StoredRollup::decode(value).map_err(|error| error.to_string())?;
                 self.rollups += 1;
-                self.rows_digest ^= row_hash(tail, value);
+                self.rows_digest ^= rollup_hash(tail, &stored);
                 Ok(())
             }
             Some(Kind::Quarantined) => {

@@ -13,7 +13,7 @@
 //! is then as of an earlier batch, which is a state the replica once had, and the log replays from there. When the file
 //! outgrows its rows they are written to a new file, which then takes the old one's name.
 
-use super::rows::{Row, RowBatch, RowStore, is_full};
+use super::rows::{Row, RowBatch, RowStore, Syncs, is_full};
 use cluster::environment::{Disk, File};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -45,6 +45,7 @@ pub struct JournalRows {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     journal: Mutex<Option<Journal>>,
+    syncs: Syncs,
     was_moved_aside: bool,
 }
 
@@ -85,6 +86,7 @@ impl JournalRows {
             disk,
             directory: directory.to_path_buf(),
             journal: Mutex::new(Some(journal)),
+            syncs: Syncs::default(),
             was_moved_aside,
         })
     }
@@ -123,18 +125,20 @@ impl RowStore for JournalRows {
     }
 
     fn apply(&self, batch: RowBatch) -> io::Result<()> {
+        self.syncs.check()?;
         self.with(|journal| journal.apply(batch))
     }
 
     fn flush(&self) -> io::Result<()> {
+        self.syncs.check()?;
         self.with(|journal| {
             if journal.end > REWRITE_FILE_BYTES_MIN && journal.end / 2 > journal.row_bytes {
                 match journal.rewrite(&*self.disk, &self.directory) {
                     Err(error) if is_full(&error) => self.disk.remove(&self.directory.join(NAME_NEW))?,
-                    outcome => return outcome,
+                    outcome => return self.syncs.note(outcome),
                 }
             }
-            journal.file.sync()
+            self.syncs.note(journal.file.sync())
         })
     }
 

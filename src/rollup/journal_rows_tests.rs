@@ -145,6 +145,8 @@ fn what_a_failed_sync_left_in_memory_is_not_believed_by_the_next_process() {
     rows.apply(put(2, b"lost to the disk")).unwrap();
     memory.fail_sync();
     assert!(rows.flush().is_err());
+    assert!(rows.apply(put(3, b"too late")).is_err());
+    assert!(rows.flush().is_err(), "a second sync would say that what is lost is durable");
     drop(rows);
     let told_durable = batches(&open(&disk));
     let survivor: Arc<dyn Disk> = Arc::new(memory.after(Crash::PowerCut));

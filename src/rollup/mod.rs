@@ -44,7 +44,7 @@ mod write_out;
 pub use apply::CheckpointAnswer;
 pub use error::Error;
 pub use identities::{EDGE_SPAN, IDLE_HOURS, SEQUENCES_MIN};
-pub use position::{Consumed, Digest};
+pub use position::{Consumed, Digest, rollup_hash};
 pub use reader::{AppHours, AppsPage, AsOf, HoursPage, Reader};
 pub use state::{Account, Figures, PartitionState};
 pub use store::{DIRECTORY, Engine, Store};

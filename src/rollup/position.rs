@@ -13,11 +13,12 @@
 //! | quarantined entries | varint | how many |
 //! | clock | varint | largest stamp of any entry up to `consumed`, ms since the epoch |
 //! | rollups | varint | how many rows |
-//! | digest of the rows | 8 | XOR of the hashes of all rollups' and quarantined entries' rows |
+//! | digest of the rows | 8 | XOR of the hashes of all rollups and of the rows of quarantined entries |
 //! | digest of the identities | 8 | XOR of the hashes of all that is remembered of producers and edges |
 
+use crate::domain::Values;
 use crate::format::codec::{self, Reader, put_bytes, put_varint};
-use crate::format::{Error, Tally};
+use crate::format::{Error, StoredRollup, Tally};
 use bytes::Bytes;
 use cluster::{Durable, LogPosition, NodeId, Offset, Term};
 use serde::{Deserialize, Serialize};
@@ -47,7 +48,7 @@ pub struct Position {
     pub clock_ms: u64,
     /// Rows of rollups.
     pub rollups: u64,
-    /// XOR of the hashes of all rows of rollups and quarantined entries.
+    /// XOR of the hashes of all rollups and of the rows of quarantined entries.
     pub rows_digest: u64,
     /// XOR of the hashes of all that is remembered of producers and edges.
     pub identities_digest: u64,
@@ -75,7 +76,35 @@ pub struct Digest {
     pub counters: u64,
 }
 
-/// What a row adds to the digest.
+/// What a rollup adds to the digest. Its numbers are hashed as they lie in memory and not as its row has them, because every
+/// replica computes this at each checkpoint, and writes a row once for many of them.
+pub fn rollup_hash(tail: &[u8], stored: &StoredRollup) -> u64 {
+    let StoredRollup { revision, rollup } = stored;
+    let (zeros, first_key, numbers) = match rollup.values() {
+        Values::Exact(values) => (0, 0, &values[..]),
+        Values::Sketch(sketch) => {
+            let (first_key, counts) = sketch.span();
+            (sketch.zeros(), first_key, counts)
+        }
+    };
+    let kind = u64::from(matches!(rollup.values(), Values::Sketch(_)));
+    let mut bytes = Vec::with_capacity(tail.len() + 8 * (numbers.len() + 10));
+    bytes.extend_from_slice(&(tail.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(tail);
+    bytes.extend_from_slice(&rollup.sum_ns().to_le_bytes());
+    for number in [*revision, rollup.late(), rollup.min().0, rollup.max().0, kind, zeros] {
+        bytes.extend_from_slice(&number.to_le_bytes());
+    }
+    bytes.extend_from_slice(&i64::from(first_key).to_le_bytes());
+    let begin = bytes.len();
+    bytes.resize(begin + 8 * numbers.len(), 0);
+    for (place, number) in bytes[begin..].chunks_exact_mut(8).zip(numbers) {
+        place.copy_from_slice(&number.to_le_bytes());
+    }
+    xxh3_64(&bytes)
+}
+
+/// What a row of a quarantined entry adds to the digest.
 pub fn row_hash(tail: &[u8], value: &[u8]) -> u64 {
     let mut hasher = xxhash_rust::xxh3::Xxh3Default::new();
     hasher.update(&(tail.len() as u64).to_le_bytes());
@@ -189,8 +218,10 @@ fn take_consumed(reader: &mut Reader<'_>) -> Result<LogPosition, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::{ResponseTime, Rollup, SketchConfig};
     use crate::format::golden;
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn position() -> Position {
         Position {
@@ -223,6 +254,37 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Position::decode(&bytes).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn the_hash_of_a_rollup_is_of_all_its_numbers() {
+        let of = |values: &[u64], late: bool| {
+            let mut rollup = Rollup::default();
+            values.iter().for_each(|value| rollup.record(ResponseTime(*value), late, &SketchConfig::default()));
+            rollup
+        };
+        let many: Vec<u64> = (0..100).map(|value| value * 1000).collect();
+        let mut hashes = vec![
+            rollup_hash(b"a", &StoredRollup { revision: 2, rollup: of(&[5], false) }),
+            rollup_hash(b"b", &StoredRollup { revision: 1, rollup: of(&[5], false) }),
+        ];
+        let other_bin = [&many[..99], &[88_000]].concat();
+        for (values, late) in [
+            (&[][..], false),
+            (&[5], false),
+            (&[5], true),
+            (&[6], false),
+            (&many, false),
+            (&other_bin, false),
+            (&many, true),
+        ] {
+            hashes.push(rollup_hash(b"a", &StoredRollup { revision: 1, rollup: of(values, late) }));
+        }
+        let distinct: BTreeSet<_> = hashes.iter().collect();
+        assert_eq!(distinct.len(), hashes.len());
+        let backwards: Vec<_> = many.iter().rev().copied().collect();
+        let again = rollup_hash(b"a", &StoredRollup { revision: 1, rollup: of(&backwards, true) });
+        assert_eq!(hashes.last(), Some(&again), "the order of values does not matter");
     }
 
     proptest! {

@@ -48,7 +48,7 @@ pub struct HoursPage {
     /// Where they stand.
     pub as_of: AsOf,
     /// Hours with events, oldest first.
-    pub rows: Vec<(Hour, StoredRollup)>,
+    pub rows: Vec<(Hour, Arc<StoredRollup>)>,
     /// Whether there are further ones in the range.
     pub has_more: bool,
     /// Whether the app has any row at all.
@@ -85,16 +85,24 @@ impl PartitionState {
 }
 
 impl Reader {
-    /// The rollup of an app and hour.
-    pub fn get(&self, app: &AppId, hour: Hour) -> Result<(AsOf, Option<StoredRollup>), Error> {
+    /// The rollup of an app and hour. Hours that are asked for again and again are answered from memory.
+    pub fn get(&self, app: &AppId, hour: Hour) -> Result<(AsOf, Option<Arc<StoredRollup>>), Error> {
         let tail = keys::rollup(app, hour);
-        self.consistently(
+        let (as_of, epoch, (row, is_in_memory)) = self.consistently_in_epoch(
             |inner| inner.recent.get(&tail).cloned(),
             |generation, recent| match recent {
-                Some(row) => Ok(Some(row.stored.clone())),
-                None => Ok(self.shared.read_row(generation, &tail)?.map(|row| row.stored)),
+                Some(row) => Ok((Some(row), true)),
+                None => Ok((self.shared.read_row(generation, &tail)?.map(Arc::new), false)),
             },
-        )
+        )?;
+        let stored = row.as_ref().map(|row| Arc::clone(&row.stored));
+        if let Some(row) = row.filter(|_| !is_in_memory) {
+            let mut inner = self.shared.lock();
+            if inner.epoch == epoch {
+                inner.recent.keep_read(tail, row);
+            }
+        }
+        Ok((as_of, stored))
     }
 
     /// An app's hours in a range, oldest first, at most `limit`.
@@ -157,6 +165,15 @@ impl Reader {
         memory: impl Fn(&Inner) -> M,
         rows: impl Fn(Generation, M) -> Result<T, Error>,
     ) -> Result<(AsOf, T), Error> {
+        self.consistently_in_epoch(memory, rows).map(|(as_of, _, read)| (as_of, read))
+    }
+
+    /// [`Reader::consistently`], and the epoch that it is of.
+    fn consistently_in_epoch<M, T>(
+        &self,
+        memory: impl Fn(&Inner) -> M,
+        rows: impl Fn(Generation, M) -> Result<T, Error>,
+    ) -> Result<(AsOf, u64, T), Error> {
         for _ in 0..ATTEMPTS_MAX {
             let (as_of, generation, epoch, recent) = {
                 let inner = self.shared.lock();
@@ -164,12 +181,12 @@ impl Reader {
             };
             let read = rows(generation, recent);
             if self.shared.lock().epoch == epoch {
-                return Ok((as_of, read?));
+                return Ok((as_of, epoch, read?));
             }
         }
         let inner = self.shared.lock();
         let read = rows(inner.generation, memory(&inner))?;
-        Ok((as_of(&inner), read))
+        Ok((as_of(&inner), inner.epoch, read))
     }
 
     /// The first rows of a range, those in memory before those in the store.
@@ -180,7 +197,7 @@ impl Reader {
         to: &[u8],
         wanted: usize,
         recent: &[(Vec<u8>, Arc<RecentRow>)],
-    ) -> Result<Vec<(Hour, StoredRollup)>, Error> {
+    ) -> Result<Vec<(Hour, Arc<StoredRollup>)>, Error> {
         let (from, to) = (self.shared.key(generation, from), self.shared.key(generation, to));
         let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
         for (key, value) in self.shared.rows.scan(&from, &to, wanted)? {
@@ -192,8 +209,9 @@ impl Reader {
         first
             .map(|(tail, value)| {
                 let stored = match memory.get(&tail[..]) {
-                    Some(row) => row.stored.clone(),
+                    Some(row) => Arc::clone(&row.stored),
                     None => StoredRollup::decode(&value.unwrap_or_default())
+                        .map(Arc::new)
                         .map_err(|error| self.shared.damaged(&tail, error))?,
                 };
                 Ok((self.split(&tail)?.1, stored))

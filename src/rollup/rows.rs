@@ -9,6 +9,7 @@
 //! - what was applied before a [`RowStore::flush`] that returned `Ok` survives a power cut.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
@@ -95,6 +96,29 @@ pub fn prefix_end(prefix: &[u8]) -> Vec<u8> {
     let mut end = prefix[..=last].to_vec();
     end[last] += 1;
     end
+}
+
+/// Whether every sync has succeeded. After one that failed nothing is tried again: the operating system may have dropped what
+/// was to be made durable, and would say `Ok` the next time.
+#[derive(Debug, Default)]
+pub struct Syncs {
+    has_failed: AtomicBool,
+}
+
+impl Syncs {
+    /// An error if a sync has failed before.
+    pub fn check(&self) -> io::Result<()> {
+        match self.has_failed.load(Relaxed) {
+            false => Ok(()),
+            true => Err(io::Error::other("a sync of the row store failed before, what it holds may not be durable")),
+        }
+    }
+
+    /// Takes note of a sync. One that failed is never for want of room, even if the disk says so.
+    pub fn note(&self, outcome: io::Result<()>) -> io::Result<()> {
+        self.has_failed.fetch_or(outcome.is_err(), Relaxed);
+        outcome.map_err(io::Error::other)
+    }
 }
 
 #[cfg(test)]

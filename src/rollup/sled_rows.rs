@@ -9,7 +9,7 @@
 //!   on meanwhile.
 //! - no `transaction` (a known panic), one batch per write-out, no flusher thread.
 
-use super::rows::{Row, RowBatch, RowStore, is_full};
+use super::rows::{Row, RowBatch, RowStore, Syncs, is_full};
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -44,6 +44,7 @@ pub struct SledRows {
     was_moved_aside: bool,
     /// Whether the disk was full: sled then refuses every write until it is opened again.
     has_failed: AtomicBool,
+    syncs: Syncs,
 }
 
 impl SledRows {
@@ -78,6 +79,7 @@ impl SledRows {
             db: RwLock::new(Some(db)),
             was_moved_aside,
             has_failed: AtomicBool::new(false),
+            syncs: Syncs::default(),
         };
         // A process that was killed may have left writes that only the page cache holds.
         rows.flush()?;
@@ -150,15 +152,19 @@ impl RowStore for SledRows {
                 None => changes.remove(key),
             }
         }
+        self.syncs.check()?;
         self.recover()?;
         self.change(|db| db.apply_batch(changes))
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.change(|db| db.flush())?;
-        // Never "full": a failed fsync is not tried again.
+        self.syncs.check()?;
+        match self.change(|db| db.flush()) {
+            Err(error) if is_full(&error) => return Err(error),
+            flushed => self.syncs.note(flushed.map(drop))?,
+        }
         let synced = sync_tree(&self.directory).and_then(|()| self.directory.parent().map_or(Ok(()), sync_path));
-        synced.map_err(io::Error::other)
+        self.syncs.note(synced)
     }
 
     fn close(&self) -> io::Result<()> {

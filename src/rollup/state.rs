@@ -22,7 +22,7 @@ use super::recent::Recent;
 use super::rows::RowStore;
 use super::snapshot::Overlay;
 use super::tail::{Acceptance, Kind, Tail};
-use crate::domain::SketchConfig;
+use crate::domain::{AppId, Hour, Rollup, SketchConfig};
 use crate::format::{Checkpoint, Tally};
 use cluster::environment::Environment;
 use cluster::{Durable, LogPosition, Offset, PartitionId};
@@ -234,7 +234,9 @@ impl PartitionState {
             let what = format!("no checkpoint from {:?} to {} fits", checkpoint.base, checkpoint.through);
             return Err(self.shared.broken(what));
         }
-        inner.check_tally(checkpoint).map_err(|what| self.shared.broken(what))
+        let mut counts = DeltaCounts::default();
+        checkpoint.deltas.iter().for_each(|(app, hour, delta)| counts.add(app, *hour, delta));
+        inner.check_tally(checkpoint, &counts).map_err(|what| self.shared.broken(what))
     }
 
     /// The fingerprint of the state: equal on all replicas at an equal `consumed`.
@@ -301,19 +303,37 @@ impl Inner {
         self.recent.dirty() + self.base.producers.dirty() + self.base.edges.dirty()
     }
 
-    /// Whether a checkpoint accounts for each event of its stretch, or what is wrong.
-    pub fn check_tally(&self, checkpoint: &Checkpoint) -> Result<(), String> {
+    /// Whether a checkpoint with these deltas accounts for each event of its stretch, or what is wrong.
+    pub fn check_tally(&self, checkpoint: &Checkpoint, deltas: &DeltaCounts) -> Result<(), String> {
         let tally = self.tail.tally(checkpoint)?;
         if tally != checkpoint.tally {
             return Err(format!("a checkpoint says {:?} where the log holds {tally:?}", checkpoint.tally));
         }
-        if let Some((app, hour, _)) = checkpoint.deltas.iter().find(|(_, _, delta)| delta.count() == 0) {
+        if let Some((app, hour)) = &deltas.empty {
             return Err(format!("a checkpoint has an empty delta of {app} in {hour}"));
         }
-        let counted: u64 = checkpoint.deltas.iter().map(|(_, _, delta)| delta.count()).sum();
-        if counted != tally.counted {
-            return Err(format!("a checkpoint's deltas count {counted} events of {}", tally.counted));
+        if deltas.events != tally.counted {
+            return Err(format!("a checkpoint's deltas count {} events of {}", deltas.events, tally.counted));
         }
         Ok(())
+    }
+}
+
+/// What a checkpoint's deltas count.
+#[derive(Debug, Default)]
+pub(super) struct DeltaCounts {
+    /// Events of all.
+    events: u64,
+    /// One that has none, if there is such a one.
+    empty: Option<(AppId, Hour)>,
+}
+
+impl DeltaCounts {
+    /// Adds a delta.
+    pub fn add(&mut self, app: &AppId, hour: Hour, delta: &Rollup) {
+        self.events += delta.count();
+        if delta.count() == 0 {
+            self.empty = Some((app.clone(), hour));
+        }
     }
 }

@@ -116,7 +116,8 @@ impl Store {
         self.lock().values().cloned().collect()
     }
 
-    /// Closes a partition and removes all its rows: this node no longer holds a replica of it.
+    /// Closes a partition and removes all its rows: this node no longer holds a replica of it. For want of room some may stay
+    /// behind, which then count nothing; if it fails otherwise, the node stops, because all partitions share the files.
     pub async fn remove(&self, id: PartitionId) -> Result<(), Error> {
         let _exclusive = self.let_go(id).await;
         let rows = Arc::clone(&self.shared.rows);
@@ -126,7 +127,10 @@ impl Store {
             while remove_some(&*rows, &from, &to)? > 0 {}
             Ok::<_, Error>(rows.flush()?)
         });
-        removed.await
+        removed.await.inspect_err(|error| match error {
+            Error::Rows(error) if is_full(error) => {}
+            error => self.shared.environment.tasks.fail(format!("removing rollups failed: {error}")),
+        })
     }
 
     /// Writes out all partitions that have something to write; durable on return. Returns how many rows it wrote.

@@ -8,17 +8,24 @@ use super::types::{
     Answer, Entry, LogId, Members, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
 use crate::environment::Tasks;
-use crate::{Committed, Durable, GroupId, LogPosition, Offset, Payload, SnapshotChunks, StateMachine};
+use crate::{Begun, Committed, Durable, GroupId, LogPosition, Offset, Pace, Payload, SnapshotChunks, StateMachine};
+use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
-use openraft::storage::{EntryResponder, RaftStateMachine};
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
 /// The bytes of a snapshot, or nothing where openraft only asks how far it reaches.
 pub struct SnapshotData(pub Option<Box<dyn SnapshotChunks>>);
+
+/// Takes the answer for whoever appended an entry.
+type Responder = ApplyResponder<TypeConfig>;
+
+/// What is left to do of an entry.
+type Rest = Box<dyn FnOnce() -> io::Result<Bytes> + Send>;
 
 /// A group's state machine as openraft wants it. Cheap to clone.
 #[derive(Clone)]
@@ -38,11 +45,23 @@ struct Shared {
     turn: tokio::sync::Mutex<Turn>,
 }
 
-/// Whether the machine may be changed: openraft's worker goes on for a while after the group was shut down.
-#[derive(PartialEq, Eq)]
-enum Turn {
-    Open,
-    Over,
+/// What a change of the machine has to look at before.
+#[derive(Default)]
+struct Turn {
+    /// The machine is left alone: openraft's worker goes on for a while after the group was shut down.
+    is_over: bool,
+    /// Closes when the work that an entry left over is done.
+    rest: Option<oneshot::Receiver<()>>,
+}
+
+impl Turn {
+    /// Waits until no earlier entry has anything left to do.
+    async fn wait_for_rest(&mut self) {
+        if let Some(rest) = &mut self.rest {
+            let _ = rest.await;
+            self.rest = None;
+        }
+    }
 }
 
 /// What openraft asks back: the last entry applied, and the newest members.
@@ -57,18 +76,20 @@ impl Applier {
         let durable = machine.durable();
         let state = Mutex::new(State { applied: durable.position, members: members_of(group, &durable)? });
         let applied = watch::channel(durable.position.map(|position| position.offset)).0;
-        let (is_opening, turn) = (AtomicBool::new(false), tokio::sync::Mutex::new(Turn::Open));
+        let (is_opening, turn) = (AtomicBool::new(false), tokio::sync::Mutex::default());
         Ok(Applier { shared: Arc::new(Shared { group, machine, tasks, applied, state, is_opening, turn }) })
     }
 
     /// Waits for what is being applied or installed, and lets nothing follow it: on return the machine is left alone.
     pub async fn let_go(&self) {
-        *self.shared.turn.lock().await = Turn::Over;
+        let mut turn = self.shared.turn.lock().await;
+        turn.is_over = true;
+        turn.wait_for_rest().await;
     }
 
     async fn turn(&self) -> io::Result<tokio::sync::MutexGuard<'_, Turn>> {
         let turn = self.shared.turn.lock().await;
-        if *turn == Turn::Over {
+        if turn.is_over {
             return Err(io::Error::other(format!("group {} has let go of its machine", self.shared.group)));
         }
         Ok(turn)
@@ -89,7 +110,8 @@ impl Applier {
         Ok(SnapshotMeta { last_log_id: durable.position.map(log_id), last_membership })
     }
 
-    async fn apply_one(&self, entry: Entry) -> io::Result<Answer> {
+    /// Applies an entry and answers it, now or when the rest of it is done.
+    async fn apply_one(&self, turn: &mut Turn, entry: Entry, responder: Option<Responder>) -> io::Result<()> {
         let at = position(&entry.log_id);
         let payload = match entry.payload {
             EntryPayload::Blank => Payload::Blank,
@@ -101,20 +123,24 @@ impl Applier {
                 Payload::Membership(bytes)
             }
         };
+        #[cfg(feature = "planted-bugs")]
+        let payload = super::planted::payload(self.shared.group, at, payload);
         let hash = fingerprint(&payload);
-        let takes_long = matches!(&payload, Payload::Data(payload) if self.shared.machine.takes_long(payload));
-        let committed = Committed { position: at, payload };
-        let applied = if takes_long {
-            let machine = self.shared.machine.clone();
-            self.shared.tasks.blocking(move || machine.apply(committed)).await
-        } else {
-            self.shared.machine.apply(committed)
+        let pace = match &payload {
+            Payload::Data(payload) => self.shared.machine.pace(payload),
+            Payload::Membership(_) | Payload::Blank => Pace::Quick,
         };
-        let answer = applied.map_err(|error| {
-            let reason = format!("group {}: applying entry {at} failed: {error}", self.shared.group);
-            self.shared.tasks.fail(reason);
-            error
-        })?;
+        if pace != Pace::Quick {
+            turn.wait_for_rest().await;
+        }
+        let committed = Committed { position: at, payload };
+        let begun = if pace == Pace::Long {
+            let machine = self.shared.machine.clone();
+            self.shared.tasks.blocking(move || machine.begin(committed)).await
+        } else {
+            self.shared.machine.apply(committed).map(Begun::Done)
+        };
+        let begun = begun.inspect_err(|error| self.fail(at, error))?;
         tracing::trace!(
             group = self.shared.group.0,
             term = at.term.0,
@@ -125,7 +151,33 @@ impl Applier {
         );
         self.state().applied = Some(at);
         self.shared.applied.send_replace(Some(at.offset));
-        Ok(Answer(answer))
+        match (begun, responder) {
+            (Begun::Done(answer), Some(responder)) => responder.send(Answer(answer)),
+            (Begun::Done(_), None) => {}
+            (Begun::Rest(rest), responder) => turn.rest = Some(self.finish(at, rest, responder)),
+        }
+        Ok(())
+    }
+
+    /// Does what is left of an entry, and answers it. Returns what closes when that is done.
+    fn finish(&self, at: LogPosition, rest: Rest, responder: Option<Responder>) -> oneshot::Receiver<()> {
+        let (done, is_done) = oneshot::channel();
+        let applier = self.clone();
+        self.shared.tasks.spawn("rest of an entry", async move {
+            let finished = applier.shared.tasks.blocking(rest).await;
+            match (finished, responder) {
+                (Ok(answer), Some(responder)) => responder.send(Answer(answer)),
+                (Ok(_), None) => {}
+                (Err(error), _) => applier.fail(at, &error),
+            }
+            drop(done);
+        });
+        is_done
+    }
+
+    /// The node stops.
+    fn fail(&self, at: LogPosition, error: &io::Error) {
+        self.shared.tasks.fail(format!("group {}: applying entry {at} failed: {error}", self.shared.group));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -178,12 +230,9 @@ impl RaftStateMachine<TypeConfig> for Applier {
     where
         S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + OptionalSend,
     {
-        let _turn = self.turn().await?;
+        let mut turn = self.turn().await?;
         while let Some((entry, responder)) = entries.try_next().await? {
-            let answer = self.apply_one(entry).await?;
-            if let Some(responder) = responder {
-                responder.send(answer);
-            }
+            self.apply_one(&mut turn, entry, responder).await?;
         }
         Ok(())
     }
@@ -196,7 +245,8 @@ impl RaftStateMachine<TypeConfig> for Applier {
         let Some(chunks) = snapshot.0 else {
             return Err(io::Error::other("a snapshot without bytes cannot be installed"));
         };
-        let _turn = self.turn().await?;
+        let mut turn = self.turn().await?;
+        turn.wait_for_rest().await;
         let members = Members::of_stored(&meta.last_membership);
         let at = meta.last_log_id.as_ref().map(position);
         let durable = Durable { position: at, membership: Some(members.encode()) };

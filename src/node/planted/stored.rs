@@ -34,6 +34,7 @@ impl StoredReads for Misread {
         let is_range = hours.end.0 - hours.start.0 > 1;
         let mut found = self.stored.hours(partition, app, hours, hours_max).await?;
         for (hour, row) in &mut found.rows {
+            let row = Arc::make_mut(row);
             if has("rounded-ranges") && is_range {
                 row.rollup = rounded(&row.rollup);
             }

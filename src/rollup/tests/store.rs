@@ -7,7 +7,7 @@ use crate::rollup::identities::Limits;
 use crate::rollup::state::Damage;
 use crate::rollup::{Engine, Error, Policy, Store};
 use cluster::environment::{Disk, SystemDisk};
-use cluster::{PartitionId, StateMachine};
+use cluster::{Pace, PartitionId, StateMachine};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -98,6 +98,22 @@ async fn one_flush_makes_all_partitions_durable_and_closing_writes_out() {
         assert_eq!(store.partition(PartitionId(id)).await.unwrap().verify().await.unwrap(), digest);
     }
     assert_eq!(store.partitions().len(), 2);
+}
+
+#[tokio::test]
+async fn a_failed_sync_of_a_removal_stops_the_node_and_nothing_is_durable_after_it() {
+    let disk = MemoryDisk::default();
+    let (environment, metrics) = (environment(&disk), Metrics::new());
+    let store = Store::open(&environment, Engine::Journal, SKETCH.clone(), Policy::default(), metrics.store.clone());
+    let store = store.await.unwrap();
+    let [stays, goes] = [replica_of(&store, &disk, 1).await, replica_of(&store, &disk, 2).await];
+    count_one(&mut Log::default(), &stays);
+    count_one(&mut Log::default(), &goes);
+    disk.fail_sync();
+    assert!(store.remove(PartitionId(2)).await.is_err());
+    assert!(environment.tasks.failed().await.contains("removing rollups failed"));
+    assert!(store.write_out().await.is_err(), "what the removal could not sync may have been other partitions' rows");
+    assert_eq!(stays.state.durable().position, None);
 }
 
 #[tokio::test]
@@ -229,7 +245,7 @@ fn only_large_checkpoints_are_applied_off_the_async_threads() {
     let disk = MemoryDisk::default();
     let state = open_state(&disk, journal(&disk), &Limits::default());
     let payload = |kind: u8, bytes: usize| [vec![kind], vec![0; bytes]].concat().into();
-    assert!(state.takes_long(&payload(2, 16 << 10)));
-    assert!(!state.takes_long(&payload(2, 100)));
-    assert!(!state.takes_long(&payload(1, 16 << 10)), "of events only the headers are read");
+    assert_eq!(state.pace(&payload(2, 16 << 10)), Pace::Long);
+    assert_eq!(state.pace(&payload(2, 100)), Pace::InTurn);
+    assert_eq!(state.pace(&payload(1, 16 << 10)), Pace::Quick, "of events only the headers are read");
 }

@@ -247,7 +247,7 @@ impl Log {
             assert_eq!(hours.last_hour, page.rows.last().unwrap().0);
             assert_eq!(page.as_of.consumed.map(|consumed| consumed.0), self.model.consumed);
             for (hour, stored) in page.rows {
-                found.insert((hours.app.clone(), hour), (stored.revision, stored.rollup));
+                found.insert((hours.app.clone(), hour), (stored.revision, stored.rollup.clone()));
             }
         }
         assert_eq!(found, self.model.rollups);

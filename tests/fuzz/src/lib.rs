@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::environment::{BlockingRunner, Clock, Entropy, Environment, Listener, Network, Stream, Tasks};
+use cluster::environment::{Clock, Entropy, Environment, Listener, Network, Stream, TaskRunner, Tasks};
 use futures::future::BoxFuture;
 use hourmark::domain::{EventTime, SketchConfig, TimeLimits};
 use simulation::environment::SimulatedDisk;
@@ -82,7 +82,7 @@ impl Entropy for Counter {
 
 struct Inline;
 
-impl BlockingRunner for Inline {
+impl TaskRunner for Inline {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         work();
         Box::pin(std::future::ready(()))
