@@ -25,6 +25,7 @@ const BUGS: &[(&str, &str, &str)] = &[
     ("counts-duplicates", "flapping-link", "nothing-unsent"),
     ("drops-events", "split-and-crash", "fresh-reads"),
     ("stuck-after-takeover", "leader-isolated", "serves-again"),
+    ("lost-entry", "split-and-crash", "log-matching"),
     ("leader-restore", "blackout", "led-once"),
     ("no-read-barrier", "leader-isolated", "fresh-reads"),
     ("ignores-after", "split-and-crash", "fresh-reads"),
@@ -51,6 +52,17 @@ fn every_planted_bug_is_found_by_an_invariant() {
         let found = (1..=SEEDS).find(|seed| broken(scenario, *seed, bug).as_deref() == Some(invariant));
         let Some(seed) = found else { panic!("{bug}: {SEEDS} seeds of {scenario} do not break {invariant}") };
         println!("{bug}: {invariant} of {scenario}, seed {seed}");
+    }
+}
+
+#[test]
+fn every_invariant_finds_a_bug() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hourmark"));
+    let listed = command.args(["simulate", "--list", "-o", "json"]).output().unwrap();
+    let listed: serde_json::Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let invariants = listed.as_array().unwrap().iter().filter(|row| row["kind"] == "invariant");
+    for name in invariants.map(|row| row["name"].as_str().unwrap()) {
+        assert!(BUGS.iter().any(|(_, _, invariant)| *invariant == name), "no bug is found by {name}");
     }
 }
 

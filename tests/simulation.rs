@@ -25,7 +25,7 @@ fn what_was_found_once_stays_mended() {
         assert!(ran.status.success(), "{}: {}{}", path.display(), text(&ran.stdout), text(&ran.stderr));
         count += 1;
     }
-    assert!(count >= 2);
+    assert!(count >= 9, "{count} regressions are left");
 }
 
 #[test]

@@ -31,6 +31,16 @@ pub struct Hour {
 impl Hour {
     /// Reads one hour of an answer.
     pub fn read(answer: &Value) -> Result<Hour, String> {
+        let revision = answer["revision"].as_u64().ok_or_else(|| format!("an answer without revision: {answer}"))?;
+        Hour::read_from(answer, "hour", revision)
+    }
+
+    /// Reads a summary as if it were one hour, the first of its range.
+    pub fn read_summary(answer: &Value) -> Result<Hour, String> {
+        Hour::read_from(answer, "from", 0)
+    }
+
+    fn read_from(answer: &Value, hour: &str, revision: u64) -> Result<Hour, String> {
         let strange = |name: &str| format!("an answer without {name}: {answer}");
         let number = |name: &str| answer[name].as_f64().ok_or_else(|| strange(name));
         let whole = |name: &str| answer[name].as_u64().ok_or_else(|| strange(name));
@@ -38,9 +48,9 @@ impl Hour {
         let quantiles =
             quantiles.iter().map(|quantile| Some((quantile["q"].as_f64()?, quantile["value_ms"].as_f64()?)));
         Ok(Hour {
-            hour: answer["hour"].as_str().and_then(hour_of_text).ok_or_else(|| strange("hour"))?,
+            hour: answer[hour].as_str().and_then(hour_of_text).ok_or_else(|| strange(hour))?,
             count: whole("count")?,
-            revision: whole("revision")?,
+            revision,
             late: whole("late")?,
             sum_ms: number("sum_ms")?,
             min_ms: number("min_ms")?,

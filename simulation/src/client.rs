@@ -7,6 +7,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::Request;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use turmoil::net::TcpStream;
@@ -20,10 +23,15 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 /// Hours that one question asks for: all of a month and the days around it.
 const FROM_TO: &str = "from=2026-10-01&to=2026-12-31";
 
+/// The month in which all events lie.
+const MONTH: &str = "from=2026-11-01&to=2026-12-01";
+
 /// A client.
 #[derive(Clone)]
 pub struct Client {
     name: String,
+    /// Nodes whose disk has failed or rotted at any time.
+    sick: Rc<RefCell<BTreeSet<String>>>,
 }
 
 /// An answer.
@@ -47,9 +55,9 @@ pub enum NoHour {
 }
 
 impl Client {
-    /// A client.
-    pub fn new(name: &str) -> Client {
-        Client { name: name.to_owned() }
+    /// A client; `sick` are the nodes that may answer that their disk cannot be read.
+    pub fn new(name: &str, sick: &Rc<RefCell<BTreeSet<String>>>) -> Client {
+        Client { name: name.to_owned(), sick: Rc::clone(sick) }
     }
 
     /// Its name.
@@ -113,13 +121,27 @@ impl Client {
     /// One hour of an app; `Ok(None)` if there are no events.
     pub async fn hour(&self, host: &str, app: &str, hour: u64, more: &str) -> Result<Option<Hour>, NoHour> {
         let path = format!("/v1/apps/{app}/hours/{}?q=0.5,0.9,0.99{more}", hour_text(hour));
-        let answer = self.get(host, &path).await.map_err(|_| NoHour::Unanswered)?;
+        self.numbers(host, &path, Hour::read).await
+    }
+
+    /// All events of an app together; `Ok(None)` if there are none.
+    pub async fn summary(&self, host: &str, app: &str) -> Result<Option<Hour>, NoHour> {
+        let path = format!("/v1/apps/{app}/summary?{MONTH}&q=0.5,0.9,0.99");
+        self.numbers(host, &path, Hour::read_summary).await
+    }
+
+    async fn numbers(
+        &self,
+        host: &str,
+        path: &str,
+        read: fn(&Value) -> Result<Hour, String>,
+    ) -> Result<Option<Hour>, NoHour> {
+        let answer = self.get(host, path).await.map_err(|_| NoHour::Unanswered)?;
         match answer.status {
-            200 => Hour::read(&answer.body).map(Some).map_err(NoHour::Strange),
+            200 => read(&answer.body).map(Some).map_err(NoHour::Strange),
             404 => Ok(None),
             503 => Err(NoHour::Unavailable),
-            // A node whose disk does not let itself be read.
-            500 if answer.body["code"] == "internal" => Err(NoHour::Unanswered),
+            500 if self.is_about_disk(host, &answer) => Err(NoHour::Unanswered),
             status => Err(NoHour::Strange(format!("{status} {}", answer.body))),
         }
     }
@@ -131,12 +153,21 @@ impl Client {
         answer["hours"].as_array().map(Vec::as_slice).unwrap_or_default().iter().map(Hour::read).collect()
     }
 
+    /// All events of an app together, asked for until there is an answer.
+    pub async fn settled_summary(&self, host: &str, app: &str) -> Result<Hour, String> {
+        let path = format!("/v1/apps/{app}/summary?{MONTH}&q=0,0.5,0.9,0.99,1");
+        Hour::read_summary(&self.settled(host, &path).await?)
+    }
+
     /// The answer to a question, asked again until there is one.
     pub async fn settled(&self, host: &str, path: &str) -> Result<Value, String> {
         let deadline = tokio::time::Instant::now() + SETTLED_WITHIN;
         loop {
             let last = match self.get(host, path).await {
                 Ok(answer) if answer.status == 200 => return Ok(answer.body),
+                Ok(answer) if answer.status == 500 && !self.is_about_disk(host, &answer) => {
+                    return Err(format!("{host} answers {path}: 500 {}", answer.body));
+                }
                 Ok(answer) => answer.body.to_string(),
                 Err(error) => error,
             };
@@ -145,6 +176,11 @@ impl Client {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// Whether a node says that it could not read its disk, and has a reason to.
+    fn is_about_disk(&self, host: &str, answer: &Answer) -> bool {
+        answer.body["code"] == "internal" && self.sick.borrow().contains(host)
     }
 
     async fn exchange(

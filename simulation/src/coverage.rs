@@ -66,6 +66,7 @@ pub const SITUATIONS: &[Situation] = &[
     heard_of("log_purged", "a log is purged behind a durable state", "log purged", ""),
     heard_of("rollups_written_out", "changed rollups are written out", "rollups written out", ""),
     heard_of("snapshot_installed", "a replica takes its state from another", "snapshot installed", ""),
+    told_of("snapshot_while_purging", "a replica takes its state from another while logs of its group are purged"),
     heard_of("members_changed", "a group's members change", "changing members", ""),
     heard_of(
         "membership_change_finished",
@@ -85,32 +86,33 @@ pub const SITUATIONS: &[Situation] = &[
         "disk is full: the log's next segment cannot be made, appends are refused",
         "",
     ),
-    optional(heard_of(
+    heard_of(
         "store_disk_full",
         "rollups cannot be written out for want of room",
         "rollups were not written out: the disk is full; it is tried again",
         "",
-    )),
-    optional(heard_of(
+    ),
+    heard_of(
         "store_moved_aside",
         "a damaged store is moved aside",
         "the row journal is not readable and was moved aside; its rows are rebuilt",
         "",
-    )),
+    ),
     optional(heard_of(
         "store_rebuilt",
         "a lost store is rebuilt from another replica",
         "a lost store was rebuilt from another replica",
         "",
     )),
-    optional(heard_of(
+    heard_of(
         "aggregator_stalled",
         "an aggregator does not move and is replaced",
         "aggregator stalls, replacing it",
         "",
-    )),
+    ),
+    told_of("damaged_log_refused", "a node does not start because its log is damaged, and is forced away"),
     told_of("retry_was_duplicate", "a request that was not answered had been counted, and its retry is told so"),
-    told_of("retry_after_leader_change", "a retry is answered after another node has taken the lead"),
+    told_of("retry_after_leader_change", "a retry is answered after another node has taken the lead of a partition"),
     told_of("request_refused", "a request is refused for now and sent again"),
     told_of("outcome_unknown", "a client never learns what became of its request"),
     told_of("read_unavailable", "a linearizable read is refused for want of a majority"),
@@ -127,12 +129,15 @@ pub const SITUATIONS: &[Situation] = &[
     told_of("power_cut_in_sync", "the power goes within a sync"),
     told_of("power_cut_in_rename", "the power goes within a rename"),
     told_of("leader_paused", "a leader stands still and goes on"),
-    told_of("leader_split", "a leader is split off"),
+    told_of("leader_split", "a leader is split off from a majority"),
     told_of("garbage_refused", "a malformed request is refused"),
 ];
 
 thread_local! {
     static REACHED: RefCell<BTreeMap<&'static str, u64>> = const { RefCell::new(BTreeMap::new()) };
+
+    /// Groups of which a snapshot is under way, and whether a log of it was purged meanwhile.
+    static SNAPSHOTS: RefCell<BTreeMap<u64, bool>> = const { RefCell::new(BTreeMap::new()) };
 }
 
 /// A situation was reached.
@@ -143,12 +148,25 @@ pub fn reached(name: &'static str) {
 
 /// The product has said something.
 pub fn heard(message: &Message) {
+    heard_of_snapshots(message);
     for situation in SITUATIONS {
         let (text, with) = situation.shown_by;
         if text == message.text && message.rest.contains(with) {
             reached(situation.name);
         }
     }
+}
+
+fn heard_of_snapshots(message: &Message) {
+    let number = |name| message.number(name).unwrap_or(u64::MAX);
+    SNAPSHOTS.with_borrow_mut(|snapshots| match message.text.as_str() {
+        "sending a snapshot" => drop(snapshots.insert(number("group"), false)),
+        "log purged" => drop(snapshots.get_mut(&number("group")).map(|is_purged| *is_purged = true)),
+        "snapshot installed" if snapshots.remove(&(number("partition") + 1)) == Some(true) => {
+            reached("snapshot_while_purging");
+        }
+        _ => {}
+    });
 }
 
 /// How often each situation was reached so far.

@@ -141,11 +141,15 @@ pub fn run(plan: &Plan, start: &StartNode, watching: Watching) -> (Report, Vec<M
     if watching.keeps_timeline {
         timeline::start();
     }
-    // A panic that is part of the plan, or that stops a node, is told by the trace; one of the simulator's own ends the run.
+    // A panic that is part of the plan is told by the trace; any other of a node breaks the run, one of the simulator's own ends
+    // it.
     std::panic::set_hook(Box::new(|panic| {
         trace::line(format_args!("panic: {panic}"));
-        if ["", "clients"].contains(&kernel::time::running().as_str()) {
+        let machine = kernel::time::running();
+        if ["", "clients"].contains(&machine.as_str()) {
             eprintln!("the simulator panics: {panic}");
+        } else if !panic.payload_as_str().is_some_and(|text| text.starts_with("simulated: ")) {
+            observe::panicked(&machine, &panic.to_string());
         }
     }));
     cluster::seed_consensus(plan.seed);

@@ -27,9 +27,8 @@ thread_local! {
 #[derive(Default)]
 struct Observer {
     watch: Option<Rc<RefCell<Watch>>>,
-    panics_left: u64,
-    /// The machine whose aggregators are hit by `panics_left`; none means any.
-    panics_on: Option<String>,
+    /// How many aggregators to fold an entry next panic: on a machine, or (`None`) on any.
+    panics_left: BTreeMap<Option<String>, u64>,
     poisons_left: u64,
     /// How often folding an entry that is no poison has panicked.
     panics: BTreeMap<(u64, u64), u32>,
@@ -66,8 +65,7 @@ pub fn listen(watch: Rc<RefCell<Watch>>) -> DefaultGuard {
 /// The next so many aggregators to fold an entry panic: on a machine, or on any.
 pub fn panic_aggregators(times: u64, on: Option<&str>) {
     OBSERVER.with_borrow_mut(|observer| {
-        observer.panics_left += times;
-        observer.panics_on = on.map(str::to_owned);
+        *observer.panics_left.entry(on.map(str::to_owned)).or_default() += times;
     });
 }
 
@@ -76,10 +74,19 @@ pub fn poison_next_entry() {
     OBSERVER.with_borrow_mut(|observer| observer.poisons_left += 1);
 }
 
+/// A node has panicked, and was not made to.
+pub fn panicked(machine: &str, what: &str) {
+    let watch = OBSERVER.with_borrow(|observer| observer.watch.clone());
+    // If the watch itself panics, the run ends anyway.
+    if let Some(Ok(mut watch)) = watch.as_deref().map(RefCell::try_borrow_mut) {
+        watch.panicked(machine, what);
+    }
+}
+
 /// No aggregator panics any more, except over entries that are poison.
 pub fn stop_panics() {
     OBSERVER.with_borrow_mut(|observer| {
-        observer.panics_left = 0;
+        observer.panics_left.clear();
         observer.poisons_left = 0;
     });
 }
@@ -94,7 +101,8 @@ impl Subscriber for Ear {
 
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
-        is_turn(metadata) || metadata.is_event() && (target.starts_with("cluster") || target.starts_with("hourmark"))
+        // What is no span is an event, or the question whether there would be one: on the answer depends what entries hash to.
+        is_turn(metadata) || !metadata.is_span() && (target.starts_with("cluster") || target.starts_with("hourmark"))
     }
 
     fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
@@ -168,14 +176,17 @@ fn must_panic(message: &Message) -> bool {
         if observer.poisoned.contains(&entry) {
             return true;
         }
-        let is_meant = observer.panics_on.as_ref().is_none_or(|machine| *machine == message.machine);
+        let is_meant = |on: &Option<String>| on.as_ref().is_none_or(|machine| *machine == message.machine);
+        let left = observer.panics_left.iter_mut().find(|(on, left)| is_meant(on) && **left > 0);
         let panics = observer.panics.entry(entry).or_default();
-        if observer.panics_left == 0 || !is_meant || *panics == PANICS_MAX {
-            return false;
+        match left {
+            Some((_, left)) if *panics < PANICS_MAX => {
+                *panics += 1;
+                *left -= 1;
+                true
+            }
+            _ => false,
         }
-        *panics += 1;
-        observer.panics_left -= 1;
-        true
     })
 }
 

@@ -1,6 +1,6 @@
 //! What happened in a run, in order: a hash over all of it, and the last lines for people.
 //!
-//! Every byte that crosses the simulated network, every fault, every answer to a client and every sync of a disk goes in,
+//! Every byte that crosses the simulated network or is written to a disk, every sync, every fault and every answer to a client goes in,
 //! with the simulated time. Two runs of one seed are the same run if and only if their hashes are equal.
 
 use crate::kernel::time;

@@ -7,7 +7,7 @@ mod support;
 use bytes::Bytes;
 use cluster::GroupId;
 use cluster::Offset;
-use cluster::environment::{BlockingRunner, Disk, Environment, Tasks};
+use cluster::environment::{Disk, Environment, TaskRunner, Tasks};
 use cluster::log::{Error, GroupLog, Log, LogConfig, Pin, Record, Space};
 use futures::future::BoxFuture;
 use simulation::environment::{DiskFault, Operation, SimulatedDisk, Tear};
@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, oneshot};
 /// Blocking work waits until it is let through.
 struct Gate(Arc<Semaphore>);
 
-impl BlockingRunner for Gate {
+impl TaskRunner for Gate {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let gate = Arc::clone(&self.0);
         Box::pin(async move {

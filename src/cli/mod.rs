@@ -62,6 +62,11 @@ enum Command {
     Completions(completions::Arguments),
 }
 
+/// How many cores this process may use.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// Does what the process's arguments say.
 pub fn run() -> ExitCode {
     let outcome = match Arguments::parse().command {

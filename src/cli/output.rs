@@ -86,6 +86,19 @@ pub fn json(answer: &impl serde::Serialize) -> String {
     serde_json::to_string_pretty(answer).expect("answers hold nothing that JSON cannot") + "\n"
 }
 
+/// Takes the name and the value of a measure.
+pub type Row<'a> = &'a mut dyn FnMut(&str, String);
+
+/// One run's numbers: the document for programs that want JSON, otherwise a table of what `fill` gives, a row a measure.
+pub fn measures(format: Format, document: &impl serde::Serialize, fill: impl FnOnce(Row<'_>)) -> String {
+    if format == Format::Json {
+        return json(document);
+    }
+    let mut table = Table::new(["measure", "value"]);
+    fill(&mut |name, value| table.rows.push(vec![name.to_owned(), value]));
+    if format == Format::Csv { table.to_csv() } else { table.to_text() }
+}
+
 /// Writes to stdout. A reader that went away (`| head`) is no failure.
 pub fn print(text: &str) -> Outcome {
     let mut stdout = std::io::stdout().lock();

@@ -1,5 +1,6 @@
 //! `hourmark start`: runs one node until it is told to stop.
 
+use super::cores;
 use super::failure::{Exit, Failure, Outcome};
 use super::signals::Signals;
 use clap::{Arg, ArgAction, ArgMatches};
@@ -99,7 +100,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
         Failure::new(Exit::Usage, format!("log_filter: {error}; write it like warn or info,cluster=debug"))
     })?;
     let threads = match config.threads {
-        0 => std::thread::available_parallelism().map_or(2, usize::from).max(2),
+        0 => cores().max(2),
         threads => usize::from(threads),
     };
     // A task that was just woken waits its turn: until then more comes in for it to take along.

@@ -32,6 +32,9 @@ def main():
     if missing:
         say(f"SKIPPED: the chaos run needs {missing}")
         return 0
+    if not os.path.exists(BINARY):
+        say(f"there is no {BINARY}: build it, or name another with HOURMARK_BINARY")
+        return 1
     if os.environ.get("HOURMARK_CHAOS") != "inside":
         # Own mounts and an own network, which vanish with this process.
         os.environ["HOURMARK_CHAOS"] = "inside"
@@ -70,8 +73,6 @@ def what_is_missing():
         return "the right to make namespaces"
     if subprocess.run(["losetup", "-f"], capture_output=True).returncode != 0:
         return "a loop device"
-    if not os.path.exists(BINARY):
-        return f"{BINARY}, or HOURMARK_BINARY"
     return None
 
 

@@ -11,9 +11,9 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-/// Runs blocking work off the async threads.
-pub trait BlockingRunner: Send + Sync + 'static {
-    /// Runs `work` to its end; the future completes after it.
+/// How the tasks and the blocking work of a node are run.
+pub trait TaskRunner: Send + Sync + 'static {
+    /// Runs blocking `work` to its end, off the async threads; the future completes after it.
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()>;
 
     /// What a task called `name` waits for before it begins; nothing, unless the simulator makes it hang.
@@ -27,7 +27,7 @@ pub trait BlockingRunner: Send + Sync + 'static {
 pub struct ThreadPool;
 
 #[allow(clippy::disallowed_methods, reason = "this is the door to blocking work")]
-impl BlockingRunner for ThreadPool {
+impl TaskRunner for ThreadPool {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let done = tokio::task::spawn_blocking(work);
         Box::pin(async move {
@@ -43,15 +43,15 @@ impl BlockingRunner for ThreadPool {
 /// Spawns and owns the tasks of one node. Cheap to clone; all clones own the same tasks.
 #[derive(Clone)]
 pub struct Tasks {
-    blocking: Arc<dyn BlockingRunner>,
+    runner: Arc<dyn TaskRunner>,
     failure: Arc<watch::Sender<Option<String>>>,
     running: Arc<Mutex<Vec<AbortHandle>>>,
 }
 
 impl Tasks {
-    /// No tasks yet; blocking work goes to `blocking`.
-    pub fn new(blocking: Arc<dyn BlockingRunner>) -> Tasks {
-        Tasks { blocking, failure: Arc::new(watch::channel(None).0), running: Arc::default() }
+    /// No tasks yet; `runner` runs them.
+    pub fn new(runner: Arc<dyn TaskRunner>) -> Tasks {
+        Tasks { runner, failure: Arc::new(watch::channel(None).0), running: Arc::default() }
     }
 
     /// Spawns a task that lives until it ends, the handle is aborted or the node shuts down. A panic in it stops the node
@@ -62,7 +62,7 @@ impl Tasks {
         F: Future<Output = ()> + Send + 'static,
     {
         let tasks = self.clone();
-        let hold = self.blocking.hold(name);
+        let hold = self.runner.hold(name);
         let handle = tokio::spawn(async move {
             if let Some(hold) = hold {
                 hold.await;
@@ -86,7 +86,7 @@ impl Tasks {
         W: FnOnce() -> T + Send + 'static,
     {
         let (sender, receiver) = oneshot::channel();
-        let run = self.blocking.run(Box::new(move || {
+        let run = self.runner.run(Box::new(move || {
             // The receiver is gone only when the caller was dropped: then nobody wants the result.
             let _ = sender.send(work());
         }));

@@ -2,13 +2,14 @@
 //!
 //! One per node. [`SimulatedDisk::crash`] cuts the power and returns the disk as the next process finds it; handles of the
 //! process before answer with errors from then on. It can be full, refuse to sync, or rot. Everything is decided by the
-//! calls and the seeds given; the time that a call takes is the blocking runner's affair.
+//! calls and the seeds given; the time that a call takes is the affair of whoever runs it.
 //!
 //! For crash-state enumeration, it records what is done to it ([`SimulatedDisk::record`]); a test replays any prefix of the
 //! trace into a new disk ([`SimulatedDisk::replay`]) and crashes copies of that ([`SimulatedDisk::fork`]) in every way.
 
 use super::disk_faults::{Cut, DiskFault, Wrongs};
 use super::volume::{FileId, Operation, Tear, Volume};
+use crate::trace;
 use cluster::environment::{Disk, DiskUsage, File};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -16,6 +17,7 @@ use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// See the module. Clones are handles of the same process to the same disk.
 #[derive(Clone)]
@@ -278,6 +280,8 @@ impl Disk for SimulatedDisk {
         if !machine.volume.has_directory(directory) {
             return Err(io::ErrorKind::NotFound.into());
         }
+        machine.wrongs.sync()?;
+        trace::bytes("sync", directory.to_string_lossy().as_bytes());
         machine.perform(Operation::SyncDirectory(directory.to_owned()));
         Ok(())
     }
@@ -334,6 +338,7 @@ impl File for SimulatedFile {
         if failed.is_err() {
             bytes.truncate(bytes.len() / 2);
         }
+        trace::bytes("write", &[position, xxh3_64(&bytes)].map(u64::to_le_bytes).concat());
         machine.perform(Operation::Write(self.file, position, bytes.into()));
         failed?;
         self.disk.cut_if_due(machine, Cut::Write)
@@ -355,6 +360,7 @@ impl File for SimulatedFile {
         if machine.wrongs.is_cut_at(Cut::Sync) {
             return self.disk.cut_if_due(machine, Cut::Sync);
         }
+        trace::bytes("sync", &self.file.0.to_le_bytes());
         machine.perform(Operation::Sync(self.file));
         Ok(())
     }

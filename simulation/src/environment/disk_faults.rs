@@ -22,7 +22,7 @@ pub enum DiskFault {
     Reads(u64),
     /// The next so many writes stop half-way and fail.
     Writes(u64),
-    /// The next so many syncs fail; what they should have made durable never will be.
+    /// The next so many syncs fail, of files or directories; what those of files should have made durable never will be.
     Syncs(u64),
 }
 

@@ -12,13 +12,13 @@ pub use clock::SimulatedClock;
 pub use disk::SimulatedDisk;
 pub use disk_faults::{Cut, DiskFault};
 pub use network::SimulatedNetwork;
-pub use tasks::{DiskPace, Wakers};
+pub use tasks::{AggregatorTasks, DiskPace};
 pub use volume::{FileId, Operation, SECTOR_BYTES, Tear};
 
 use cluster::environment::{Environment, Tasks};
 use entropy::SeededEntropy;
 use std::sync::Arc;
-use tasks::SlowDisk;
+use tasks::SimulatedTasks;
 
 /// What a node's doors open onto, in all its lives.
 #[derive(Clone)]
@@ -29,8 +29,8 @@ pub struct Hardware {
     pub disk: SimulatedDisk,
     /// How fast.
     pub pace: DiskPace,
-    /// Whether its aggregators are woken.
-    pub wakers: Wakers,
+    /// Whether its aggregators' tasks hang.
+    pub aggregator_tasks: AggregatorTasks,
     /// Its wall clock.
     pub clock: SimulatedClock,
 }
@@ -43,7 +43,7 @@ impl Hardware {
             disk: Arc::new(self.disk.reopen()),
             clock: Arc::new(self.clock.clone()),
             entropy: Arc::new(SeededEntropy::new(seed)),
-            tasks: Tasks::new(Arc::new(SlowDisk::new(self.pace.clone(), self.wakers.clone(), seed))),
+            tasks: Tasks::new(Arc::new(SimulatedTasks::new(self.pace.clone(), self.aggregator_tasks.clone(), seed))),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Blocking work takes simulated time: it is done inline after a pause that the seed decides. And a task may hang.
+//! Blocking work takes simulated time: it is done inline after a pause that the seed decides. And an aggregator's tasks may
+//! hang.
 
 use super::entropy::SeededEntropy;
-use cluster::environment::{BlockingRunner, Entropy};
+use cluster::environment::{Entropy, TaskRunner};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -60,12 +61,12 @@ impl DiskPace {
 
 /// Whether the tasks that a node's aggregators wait for hang; clones are the same node's.
 #[derive(Debug, Clone, Default)]
-pub struct Wakers(Arc<watch::Sender<bool>>);
+pub struct AggregatorTasks(Arc<watch::Sender<bool>>);
 
-/// What the product calls such tasks: without both, an aggregator stands still.
-const WAKERS: [&str; 2] = ["aggregator waker", "checkpoint proposal"];
+/// What the product calls them: without both, an aggregator stands still.
+const NAMES: [&str; 2] = ["aggregator waker", "checkpoint proposal"];
 
-impl Wakers {
+impl AggregatorTasks {
     /// Makes those that begin from now on hang, or lets all go on.
     pub fn hang(&self, hang: bool) {
         self.0.send_replace(hang);
@@ -77,21 +78,21 @@ impl Wakers {
     }
 }
 
-/// Runs blocking work at a disk's pace.
-pub struct SlowDisk {
+/// Runs a node's tasks: blocking work at its disk's pace, and its aggregators' tasks unless they hang.
+pub struct SimulatedTasks {
     pace: DiskPace,
-    wakers: Wakers,
+    aggregator_tasks: AggregatorTasks,
     entropy: SeededEntropy,
 }
 
-impl SlowDisk {
+impl SimulatedTasks {
     /// The pauses that `seed` draws.
-    pub fn new(pace: DiskPace, wakers: Wakers, seed: u64) -> SlowDisk {
-        SlowDisk { pace, wakers, entropy: SeededEntropy::new(seed ^ 0x0005_10FD_15C0) }
+    pub fn new(pace: DiskPace, aggregator_tasks: AggregatorTasks, seed: u64) -> SimulatedTasks {
+        SimulatedTasks { pace, aggregator_tasks, entropy: SeededEntropy::new(seed ^ 0x0005_10FD_15C0) }
     }
 }
 
-impl BlockingRunner for SlowDisk {
+impl TaskRunner for SimulatedTasks {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let pause = self.pace.pause(self.entropy.next_u64());
         let pace = self.pace.clone();
@@ -103,7 +104,7 @@ impl BlockingRunner for SlowDisk {
     }
 
     fn hold(&self, name: &'static str) -> Option<BoxFuture<'static, ()>> {
-        let hangs = self.wakers.0.subscribe();
-        (WAKERS.contains(&name) && *hangs.borrow()).then(|| Wakers::until_released(hangs).boxed())
+        let hangs = self.aggregator_tasks.0.subscribe();
+        (NAMES.contains(&name) && *hangs.borrow()).then(|| AggregatorTasks::until_released(hangs).boxed())
     }
 }

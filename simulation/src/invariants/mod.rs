@@ -17,7 +17,7 @@ mod replicas_identical;
 mod serves_again;
 mod watch;
 
-pub use bounded::{bounded, log_bounded};
+pub use bounded::{bounded, settled_bounds};
 pub use conserved::conserved;
 pub use counted_once::counted_once;
 pub use fresh_reads::{Floor, fresh_local, fresh_marked, fresh_shared};

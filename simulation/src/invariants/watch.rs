@@ -31,8 +31,10 @@ pub struct Watch {
     consumed_monotone: ConsumedMonotone,
     purged_behind_durable: PurgedBehindDurable,
     violation: Option<Violation>,
-    /// How often any leadership has begun.
-    pub leaderships: u64,
+    /// Who led each group last.
+    last_leaders: BTreeMap<u64, String>,
+    /// How often a partition was led by another node than before.
+    pub takeovers: u64,
 }
 
 impl Watch {
@@ -45,6 +47,11 @@ impl Watch {
     /// A machine's memory is gone.
     pub fn ends(&mut self, machine: &str) {
         self.leaders.retain(|_, leader| leader != machine);
+    }
+
+    /// A bit of a machine's rollups turned over.
+    pub fn rots(&mut self, machine: &str) {
+        self.consumed_monotone.rots(machine);
     }
 
     /// Who leads a group, as far as the leaders themselves have said.
@@ -60,6 +67,11 @@ impl Watch {
     /// The first invariant that did not hold, once.
     pub fn take_violation(&mut self) -> Option<Violation> {
         self.violation.take()
+    }
+
+    /// A node has panicked.
+    pub fn panicked(&mut self, machine: &str, what: &str) {
+        self.violation.get_or_insert(Violation::new("stays-up", format!("{machine} panics: {what}")));
     }
 
     /// A node has said something.
@@ -80,7 +92,9 @@ impl Watch {
                 self.log_matching.applied(machine, number("group"), at, number("hash"))
             }
             "leads" => {
-                self.leaderships += 1;
+                let before = self.last_leaders.insert(number("group"), machine.to_owned());
+                let is_partition = number("group") > 0;
+                self.takeovers += u64::from(is_partition && before.is_some_and(|before| before != machine));
                 self.leaders.insert(number("group"), machine.to_owned());
                 let life = self.lives.get(machine).copied().unwrap_or(0);
                 self.led_once.leads(number("group"), number("term"), machine, life)
@@ -96,14 +110,14 @@ impl Watch {
             }
             "rollups written out" => {
                 self.purged_behind_durable.durable(machine, number("partition"), number("offset"));
+                self.consumed_monotone.durable(machine, number("partition"), number("offset"));
                 Ok(())
             }
             "a partition's store is open" | "snapshot installed" => {
                 let (partition, offset) = (number("partition"), message.number("offset"));
                 self.log_matching.goes_on(machine, partition + 1, offset);
-                self.consumed_monotone.goes_on(machine, partition);
                 self.purged_behind_durable.goes_on(machine, partition, offset);
-                Ok(())
+                self.consumed_monotone.goes_on(machine, partition, offset)
             }
             "metadata installed" => {
                 self.log_matching.goes_on(machine, 0, message.number("offset"));

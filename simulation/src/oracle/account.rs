@@ -29,6 +29,14 @@ impl Tally {
         self.min = self.min.min(value);
         self.max = self.max.max(value);
     }
+
+    /// Adds all values of another.
+    pub fn merge(&mut self, other: &Tally) {
+        self.count += other.count;
+        self.sum += other.sum;
+        self.min = self.min.min(other.min);
+        self.max = self.max.max(other.max);
+    }
 }
 
 /// What is known of an app and hour.
@@ -42,6 +50,15 @@ pub struct Account {
     pub values: Vec<u64>,
     /// What linearizable reads have shown.
     pub seen: Seen,
+}
+
+impl Account {
+    /// All hours of an app together, except what readers have seen.
+    pub fn merge(&mut self, other: &Account) {
+        self.sent.merge(&other.sent);
+        self.acked.merge(&other.acked);
+        self.values.extend(&other.values);
+    }
 }
 
 /// Numbers that no later linearizable answer may fall behind.

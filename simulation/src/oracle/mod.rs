@@ -86,6 +86,14 @@ impl Ledger {
         }
     }
 
+    /// All hours together of an app that producers share.
+    pub fn whole(&self, app: &str) -> Account {
+        let mut whole = Account::default();
+        let hours = self.shared.range((app.to_owned(), 0)..=(app.to_owned(), u64::MAX));
+        hours.for_each(|(_, account)| whole.merge(account));
+        whole
+    }
+
     /// All apps that anything was sent of.
     pub fn apps(&self) -> std::collections::BTreeSet<&str> {
         self.shared.keys().chain(self.markers.keys()).map(|(app, _)| app.as_str()).collect()

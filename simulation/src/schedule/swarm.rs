@@ -72,6 +72,9 @@ const DEPARTURES: f64 = 0.2;
 /// Share of the runs in which aggregators hang.
 const HANGS: f64 = 0.1;
 
+/// Share of the runs, with nodes enough and none that leaves, in which a bit of a node's log turns over.
+const ROTTEN_LOGS: f64 = 0.1;
+
 /// How long runs are, in ms: most are short, some long, so that slow things happen too.
 const LOADS_MS: [u64; 5] = [60_000, 120_000, 240_000, 600_000, 1_500_000];
 
@@ -112,11 +115,18 @@ pub fn plan(seed: u64) -> Plan {
         let step = Step { at_ms: random.random_range(1000..load_ms), fault: departure(&mut random, &plan) };
         plan.steps.push(step);
     }
-    // Drawn last: runs without it are what they were before there was such a fault.
+    // What follows is drawn last: runs without it are what they were before there were such faults.
     if random.random_bool(HANGS) {
         let who = Who::Leader { leader_of: random.random_range(0..plan.partitions) };
         let ms = pick(&mut random, &[3000, 40_000]);
         plan.steps.push(Step { at_ms: random.random_range(1000..load_ms), fault: Fault::AggregatorsHang { who, ms } });
+    }
+    if nodes >= 3 && !plan.has_operator() && random.random_bool(ROTTEN_LOGS) {
+        let who = Who::Node(random.random_range(1..=nodes));
+        let down_ms = pick(&mut random, &[200, 6000]);
+        let fault = Fault::FlipBit { who, place: Place::Log, draw: random.random_range(0..u64::MAX), down_ms };
+        // Late: there must be something to damage.
+        plan.steps.push(Step { at_ms: random.random_range(load_ms / 2..load_ms), fault });
     }
     plan.sorted()
 }

@@ -4,7 +4,9 @@
 use super::Actor;
 use super::producer::send_until_answered;
 use super::values::ndjson;
-use crate::invariants::{Digests, Violation, conserved, counted_once, log_bounded, replicas_identical, serves_again};
+use crate::invariants::{
+    Digests, Violation, conserved, counted_once, replicas_identical, serves_again, settled_bounds,
+};
 use crate::trace;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -55,7 +57,7 @@ async fn judge(actor: &mut Actor) -> Result<(), Violation> {
         sleep(Duration::from_millis(500)).await;
     }
     for host in &hosts {
-        until_log_is_bounded(actor, host).await?;
+        until_bounds_are_kept(actor, host).await?;
     }
     // No client runs any more: what they know is final.
     let ledger = shared.ledger.take();
@@ -95,13 +97,13 @@ async fn watch_replicas(actor: &Actor, digests: &mut Digests) -> Result<(), Viol
     replicas_identical(&actor.client, &actor.shared.hosts(), digests).await.map(drop)
 }
 
-async fn until_log_is_bounded(actor: &Actor, host: &str) -> Result<(), Violation> {
+async fn until_bounds_are_kept(actor: &Actor, host: &str) -> Result<(), Violation> {
     let deadline = Instant::now() + PURGED_WITHIN;
     let bytes_max = actor.shared.plan.world.log_bytes_max();
     loop {
         let metrics = actor.client.settled(host, "/metrics").await;
         let metrics = metrics.map_err(|error| Violation::new("serves-again", error))?;
-        let checked = log_bounded(host, metrics.as_str().unwrap_or_default(), bytes_max);
+        let checked = settled_bounds(host, metrics.as_str().unwrap_or_default(), bytes_max);
         if checked.is_ok() || Instant::now() > deadline {
             return checked;
         }

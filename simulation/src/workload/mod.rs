@@ -37,12 +37,14 @@ pub struct Shared {
     pub running: Cell<u64>,
     /// Requests whose first answer was not the final one.
     pub retried: Cell<u64>,
-    /// How often any leadership has begun.
-    pub leaderships: Cell<u64>,
+    /// How often a partition was led by another node than before.
+    pub takeovers: Cell<u64>,
     /// Nodes that take part now.
     pub nodes: Cell<u64>,
     /// Nodes that are lost for good: their data is damaged beyond what a node mends.
     pub lost: RefCell<Vec<u64>>,
+    /// Nodes whose disk has failed or rotted at any time: they may say so instead of an answer.
+    pub sick: Rc<RefCell<BTreeSet<String>>>,
     /// Nodes that have been, or may have been, let go: they stop by themselves.
     pub leaving: RefCell<BTreeSet<u64>>,
     /// What the operator is still to do.
@@ -65,9 +67,10 @@ impl Shared {
             is_calm: Cell::new(false),
             running: Cell::new(0),
             retried: Cell::new(0),
-            leaderships: Cell::new(0),
+            takeovers: Cell::new(0),
             nodes: Cell::new(plan.nodes),
             lost: RefCell::default(),
+            sick: Rc::default(),
             leaving: RefCell::default(),
             orders: RefCell::default(),
             violation: RefCell::default(),
@@ -157,7 +160,8 @@ pub fn clients(shared: &Rc<Shared>) -> LocalBoxFuture<'static, turmoil::Result> 
     let mut actor = |kind: &str| {
         number += 1;
         let random = StdRng::seed_from_u64(shared.plan.seed ^ number.wrapping_mul(0x9E37_79B9_7F4A_7C15));
-        Actor { shared: shared.clone(), client: Client::new(&format!("{kind}-{number}")), number, random, burst: 0 }
+        let client = Client::new(&format!("{kind}-{number}"), &shared.sick);
+        Actor { shared: shared.clone(), client, number, random, burst: 0 }
     };
     for _ in 0..load.producers {
         running.push(Box::pin(producer::run(actor("producer"))));

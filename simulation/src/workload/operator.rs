@@ -2,6 +2,7 @@
 
 use super::Actor;
 use crate::coverage;
+use crate::invariants::Violation;
 use crate::node_name;
 use serde_json::Value;
 use std::time::Duration;
@@ -90,6 +91,11 @@ async fn told(actor: &mut Actor, method: &str, path: &str) -> u16 {
                     format!("{method} {path} {} {}", answer.status, code(&answer.body))
                 });
                 return answer.status;
+            }
+            Ok(answer) if !super::may_try_again(answer.status) => {
+                let detail = format!("{method} {path} is answered {} {}", answer.status, answer.body);
+                actor.shared.must(Err(Violation::new("serves-again", detail)));
+                actor.back_off().await;
             }
             _ => actor.back_off().await,
         }

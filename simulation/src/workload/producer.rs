@@ -59,7 +59,7 @@ pub(super) async fn send_until_answered(
     body: &str,
 ) -> String {
     let mut attempts = 0;
-    let leaderships = actor.shared.leaderships.get();
+    let takeovers = actor.shared.takeovers.get();
     loop {
         let host = host.map_or_else(|| actor.any_host(), str::to_owned);
         let answer = actor.client.post(&host, Some((producer, sequence)), body.to_owned()).await;
@@ -67,7 +67,7 @@ pub(super) async fn send_until_answered(
             Ok(answer) if answer.status == 200 => {
                 check_receipt(actor, &answer, count, attempts);
                 told(&actor.client, "ack", || format!("{count} events"));
-                if attempts > 0 && actor.shared.leaderships.get() > leaderships {
+                if attempts > 0 && actor.shared.takeovers.get() > takeovers {
                     coverage::reached("retry_after_leader_change");
                 }
                 return answer.body["token"].as_str().unwrap_or_default().to_owned();

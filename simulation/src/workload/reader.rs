@@ -5,7 +5,7 @@ use crate::answer::{Hour, hour_text};
 use crate::client::NoHour;
 use crate::coverage;
 use crate::invariants::{Floor, Violation, bounded, fresh_local, fresh_marked, fresh_shared};
-use crate::oracle::{Key, Tally};
+use crate::oracle::{Key, Markers, Tally};
 use rand::RngExt;
 use rand::seq::IteratorRandom;
 
@@ -13,11 +13,12 @@ use rand::seq::IteratorRandom;
 pub(super) async fn run(mut actor: Actor) {
     actor.shared.begun().await;
     while !actor.shared.has_ended.get() {
-        match actor.random.random_range(0..12) {
+        match actor.random.random_range(0..13) {
             0..=4 => linearizable(&mut actor).await,
             5 | 6 => marked(&mut actor).await,
             7 | 8 => local(&mut actor).await,
             9 | 10 => own_write(&mut actor).await,
+            11 => summary(&mut actor).await,
             _ => figures(&mut actor).await,
         }
         actor.pause().await;
@@ -45,16 +46,36 @@ async fn linearizable(actor: &mut Actor) {
     }
 }
 
-/// An hour (`Some(None)`: it has no events), or nothing if there is no answer now. An answer that no node should give is a
-/// violation.
+/// Asks for all hours of an app together.
+async fn summary(actor: &mut Actor) {
+    let Some((app, _)) = any_key(actor, |ledger| ledger.shared.keys().cloned().collect()) else { return };
+    let host = actor.any_host();
+    let acked = match actor.shared.may_miss {
+        true => Tally::default(),
+        false => actor.shared.ledger.borrow().whole(&app).acked,
+    };
+    let place = format!("{host}, {app}, all hours");
+    let answer = actor.client.summary(&host, &app).await;
+    if let Some(answer) = answered(actor, &place, answer) {
+        let checked = fresh_local(&place, answer.as_ref(), &acked, &actor.shared.ledger.borrow().whole(&app));
+        actor.shared.must(checked);
+    }
+}
+
+/// An hour (`Some(None)`: it has no events), or nothing if there is no answer now.
 async fn ask(actor: &Actor, host: &str, key: &Key, more: &str) -> Option<Option<Hour>> {
-    match actor.client.hour(host, &key.0, key.1, more).await {
+    let answer = actor.client.hour(host, &key.0, key.1, more).await;
+    answered(actor, &format!("{host}, {} {}{more}", key.0, hour_text(key.1)), answer)
+}
+
+/// An answer, if there is one now. One that no node should give is a violation.
+fn answered(actor: &Actor, place: &str, answer: Result<Option<Hour>, NoHour>) -> Option<Option<Hour>> {
+    match answer {
         Ok(answer) => return Some(answer),
         Err(NoHour::Unanswered) => {}
         Err(NoHour::Unavailable) => coverage::reached("read_unavailable"),
         Err(NoHour::Strange(what)) => {
-            let detail = format!("{host} is asked for {} {}{more}: {what}", key.0, hour_text(key.1));
-            actor.shared.must(Err(Violation::new("fresh-reads", detail)));
+            actor.shared.must(Err(Violation::new("fresh-reads", format!("{place}: {what}"))));
         }
     }
     None
@@ -63,10 +84,11 @@ async fn ask(actor: &Actor, host: &str, key: &Key, more: &str) -> Option<Option<
 async fn marked(actor: &mut Actor) {
     let Some(key) = any_key(actor, |ledger| ledger.markers.keys().cloned().collect()) else { return };
     let host = actor.any_host();
-    let before = actor.shared.ledger.borrow().markers[&key].known();
-    if let Some(answer) = ask(actor, &host, &key, "").await
-        && !actor.shared.may_miss
-    {
+    let before = match actor.shared.may_miss {
+        true => Markers::default(),
+        false => actor.shared.ledger.borrow().markers[&key].known(),
+    };
+    if let Some(answer) = ask(actor, &host, &key, "").await {
         let now = actor.shared.ledger.borrow().markers[&key].known();
         let place = format!("{host}, {} {}", key.0, hour_text(key.1));
         actor.shared.must(fresh_marked(&place, answer.as_ref(), &before, &now));
@@ -116,7 +138,9 @@ async fn own_write(actor: &mut Actor) {
 
 async fn figures(actor: &mut Actor) {
     let host = actor.any_host();
-    if let Ok(answer) = actor.client.get(&host, "/metrics").await {
+    if let Ok(answer) = actor.client.get(&host, "/metrics").await
+        && answer.status == 200
+    {
         actor.shared.must(bounded(&host, answer.body.as_str().unwrap_or_default()));
     }
 }

@@ -7,7 +7,7 @@ mod undo;
 use crate::invariants::{Violation, Watch};
 use crate::kernel::{Ended, Quality, SharedNetwork, time};
 use crate::oracle::hour_of;
-use crate::schedule::{Fault, Place, Plan, Who};
+use crate::schedule::Plan;
 use crate::workload::{self, Order, Shared};
 use crate::{StartNode, coverage, observe, timeline, trace};
 use node::Node;
@@ -41,6 +41,8 @@ pub struct World {
     begun_ms: Option<u64>,
     /// Nodes that were lost, disk and all.
     gone: BTreeSet<u64>,
+    /// Nodes in whose log a bit turned over that had been made durable.
+    rotten: BTreeSet<u64>,
     /// Nodes that were let go and started again all the same.
     returned: BTreeSet<u64>,
 }
@@ -64,6 +66,7 @@ impl World {
             next_step: 0,
             begun_ms: None,
             gone: BTreeSet::new(),
+            rotten: BTreeSet::new(),
             returned: BTreeSet::new(),
         };
         (1..=plan.nodes).for_each(|number| world.start(number));
@@ -79,7 +82,7 @@ impl World {
             self.do_what_is_due();
             let stepped = self.network.step();
             self.look_after_nodes();
-            self.shared.leaderships.set(self.watch.borrow().leaderships);
+            self.shared.takeovers.set(self.watch.borrow().takeovers);
             if let Some(violation) = self.violation(end) {
                 return Err(violation);
             }
@@ -192,14 +195,14 @@ impl World {
         if self.shared.leaving.borrow().contains(&number) {
             return self.let_return(number);
         }
+        if self.rotten.contains(&number) && ended.as_ref().is_err_and(|error| is_damaged_log(error)) {
+            coverage::reached("damaged_log_refused");
+            return self.lose(number);
+        }
         let node = self.node(number);
         let has_disk_failed = node.hardware.disk.take_failed(EXCUSED_FOR);
-        if !std::mem::replace(&mut node.is_excused, false) && !has_disk_failed {
+        if !node.take_excuse() && !has_disk_failed {
             self.shared.must(Err(Violation::new("stays-up", format!("{name} ended: {ended:?}"))));
-        }
-        if self.rotten_log(number) && ended.is_err() {
-            trace::line(format_args!("{name} is lost: its log is damaged"));
-            return self.shared.lost.borrow_mut().push(number);
         }
         let down_ms = self.take_down_ms(number);
         self.later(down_ms, Undo::Start(number));
@@ -216,14 +219,6 @@ impl World {
 
     fn take_down_ms(&mut self, number: u64) -> u64 {
         std::mem::replace(&mut self.node(number).down_ms, RESTART_MS)
-    }
-
-    /// Whether a node's log was damaged: then it must not start again.
-    fn rotten_log(&self, number: u64) -> bool {
-        self.plan.steps[..self.next_step].iter().any(|step| match step.fault {
-            Fault::FlipBit { who: Who::Node(node), place: Place::Log, .. } => node == number,
-            _ => false,
-        })
     }
 
     /// Tells the operator to do something.
@@ -249,4 +244,9 @@ impl World {
         self.undos.insert((self.now_ms() + after_ms, self.next_undo), undo);
         self.next_undo += 1;
     }
+}
+
+/// Whether a node ended because its log was not as it had left it.
+fn is_damaged_log(error: &str) -> bool {
+    error.contains("is damaged at byte")
 }

@@ -1,10 +1,12 @@
 //! A node of the simulated cluster: its machine, what it keeps through power cuts, and whether it may stop.
 
-use crate::environment::{DiskPace, Hardware, SimulatedClock, SimulatedDisk, SimulatedNetwork, Wakers};
+use crate::environment::{AggregatorTasks, DiskPace, Hardware, SimulatedClock, SimulatedDisk, SimulatedNetwork};
 use crate::invariants::Watch;
-use crate::kernel::{Machine, SharedNetwork};
+use crate::kernel::{Machine, SharedNetwork, time};
 use crate::schedule::Plan;
 use crate::{CLUSTER_PORT, HTTP_PORT, NodeStart, StartNode, node_name, timeline, trace};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,8 +26,8 @@ pub struct Node {
     pub hardware: Hardware,
     /// How often it has been started.
     pub life: u64,
-    /// It may stop by itself, because something was done to it after which it must.
-    pub is_excused: bool,
+    /// Until when it may stop by itself, because something was done to it after which it must.
+    pub excused_until: Option<Duration>,
     /// Its power went within an operation on its disk, and the world has not noticed yet.
     pub has_lost_power: Arc<AtomicBool>,
     /// After how long it is started again when it ends because of that, or because it was told to stop, in ms.
@@ -39,7 +41,7 @@ impl Node {
     pub fn new(number: u64, plan: &Plan, network: &SharedNetwork) -> Node {
         let name = node_name(number);
         let seed = plan.seed.wrapping_mul(31).wrapping_add(number);
-        let skew_ms = (seed % (2 * plan.world.skew_ms + 1)).cast_signed() - plan.world.skew_ms.cast_signed();
+        let skew_ms = skew_ms(seed, plan.world.skew_ms);
         let clock = SimulatedClock::new(plan.began_ms);
         clock.set_ahead_ms(skew_ms);
         let (quick_ms, slow_ms) = plan.world.disk_ms;
@@ -50,12 +52,12 @@ impl Node {
                 network: Arc::new(SimulatedNetwork::new(&name)),
                 disk: SimulatedDisk::new(seed),
                 pace: DiskPace::new(quick_ms, slow_ms),
-                wakers: Wakers::default(),
+                aggregator_tasks: AggregatorTasks::default(),
                 clock,
             },
             name,
             life: 0,
-            is_excused: false,
+            excused_until: None,
             has_lost_power: Arc::default(),
             down_ms: super::RESTART_MS,
             skew_ms,
@@ -146,13 +148,37 @@ impl Node {
         self.resume();
         self.hardware.disk.mend();
         self.hardware.pace.set_extra_ms(0);
-        self.hardware.wakers.hang(false);
+        self.hardware.aggregator_tasks.hang(false);
         self.set_clock(0);
+    }
+
+    /// Whether it may stop by itself now, once.
+    pub fn take_excuse(&mut self) -> bool {
+        self.excused_until.take().is_some_and(|until| time::now() <= until)
     }
 
     fn is_down(&mut self, why: &str, watch: &Rc<RefCell<Watch>>) {
         self.resume();
         watch.borrow_mut().ends(&self.name);
         timeline::mark(&self.name, "down", || why.to_owned());
+    }
+}
+
+/// How far ahead a node's wall clock is, or behind: each draws its own.
+fn skew_ms(seed: u64, most_ms: u64) -> i64 {
+    let most_ms = most_ms.cast_signed();
+    StdRng::seed_from_u64(seed ^ 0x434C_4F43).random_range(-most_ms..=most_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_off_each_in_its_own_way() {
+        let skews: Vec<_> = (1..=100).map(|seed| skew_ms(seed, 5000)).collect();
+        assert!(skews.iter().all(|skew| skew.abs() <= 5000));
+        let far_apart = skews.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) > 1000).count();
+        assert!(far_apart > 60, "{far_apart} of 99 neighbours are more than a second apart");
     }
 }

@@ -1,14 +1,20 @@
 //! What each fault does.
 
-use super::World;
 use super::undo::Undo;
-use crate::environment::{Cut, DiskFault};
-use crate::kernel::Quality;
+use super::{EXCUSED_FOR, World};
+use crate::environment::{Cut, DiskFault, SimulatedDisk};
+use crate::kernel::{Quality, time};
 use crate::schedule::{Fault, Operation, Place, Who};
 use crate::workload::Order;
 use crate::{coverage, node_name, observe, timeline, trace};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// Files of the log that a node keeps ready at most.
+const LOG_SPARES_MAX: usize = 4;
 
 /// A way from one machine to another.
 type Way = (String, String);
@@ -70,7 +76,7 @@ impl World {
             Fault::AggregatorPanics { times } => observe::panic_aggregators(times, None),
             Fault::AggregatorsHang { ms, .. } => {
                 // Those that run are woken: each begins anew with its next entry.
-                self.node(node).hardware.wakers.hang(true);
+                self.node(node).hardware.aggregator_tasks.hang(true);
                 observe::panic_aggregators(u64::from(self.plan.partitions), Some(&node_name(node)));
                 self.later(ms, Undo::Awake(node));
             }
@@ -98,29 +104,50 @@ impl World {
     }
 
     fn split(&mut self, fault: &Fault, node: u64) {
-        if node != 0 && self.watch.borrow().is_leading(&node_name(node)) {
-            coverage::reached("leader_split");
-        }
         match *fault {
-            Fault::Split { ms, .. } => self.cut(self.all_ways(|from, to| from == node || to == node), ms),
-            Fault::Mute { ms, .. } => self.cut(self.all_ways(|from, _| from == node), ms),
-            Fault::Deaf { ms, .. } => self.cut(self.all_ways(|_, to| to == node), ms),
-            Fault::Halves { nodes, ms } => self.cut(self.all_ways(|from, to| (from <= nodes) != (to <= nodes)), ms),
-            Fault::Bridge { ms, .. } => self.cut(self.all_ways(|from, to| from != node && to != node), ms),
+            Fault::Split { ms, .. } => self.split_ways(self.all_ways(|from, to| from == node || to == node), ms),
+            Fault::Mute { ms, .. } => self.split_ways(self.all_ways(|from, _| from == node), ms),
+            Fault::Deaf { ms, .. } => self.split_ways(self.all_ways(|_, to| to == node), ms),
+            Fault::Halves { nodes, ms } => {
+                self.split_ways(self.all_ways(|from, to| (from <= nodes) != (to <= nodes)), ms)
+            }
+            Fault::Bridge { ms, .. } => self.split_ways(self.all_ways(|from, to| from != node && to != node), ms),
             Fault::CutOff { ms, .. } => {
                 let mut ways = self.all_ways(|from, to| from == node || to == node);
                 let clients = self.network.names().into_iter().filter(|name| !name.starts_with('n'));
                 for client in clients {
                     ways.extend([(client.clone(), node_name(node)), (node_name(node), client)]);
                 }
-                self.cut(ways, ms);
+                self.split_ways(ways, ms);
             }
             Fault::Flap { every_ms, ms, .. } => {
                 let ways = self.all_ways(|from, to| from == node || to == node);
                 let until_ms = self.now_ms() + ms;
+                self.note_split_leaders(&ways);
                 self.undo(Undo::Flap { ways, is_cut: false, every_ms: every_ms.max(10), until_ms });
             }
             _ => {}
+        }
+    }
+
+    fn split_ways(&mut self, ways: Vec<Way>, ms: u64) {
+        self.note_split_leaders(&ways);
+        self.cut(ways, ms);
+    }
+
+    /// Whether a leader can reach no majority, both ways, once these ways are cut.
+    fn note_split_leaders(&self, ways: &[Way]) {
+        let names: Vec<_> = (1..=self.shared.nodes.get()).map(node_name).collect();
+        let cut: BTreeSet<(&str, &str)> = ways.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+        let watch = self.watch.borrow();
+        let is_split_off = |leader: &&String| {
+            let is_reached =
+                |other: &&String| !cut.contains(&(leader.as_str(), other)) && !cut.contains(&(other, leader.as_str()));
+            // It reaches itself.
+            names.iter().filter(is_reached).count() <= names.len() / 2
+        };
+        if names.iter().filter(|name| watch.is_leading(name)).any(|leader| is_split_off(&leader)) {
+            coverage::reached("leader_split");
         }
     }
 
@@ -133,7 +160,7 @@ impl World {
     }
 
     /// The node is never seen again.
-    fn lose(&mut self, node: u64) {
+    pub(super) fn lose(&mut self, node: u64) {
         let (network, watch) = (self.network.clone(), self.watch.clone());
         self.node(node).cut_power(&network, &watch);
         self.gone.insert(node);
@@ -175,7 +202,7 @@ impl World {
 
     fn stop(&mut self, node: u64, down_ms: u64) {
         if self.node(node).machine.is_on() {
-            self.node(node).is_excused = true;
+            self.node(node).excused_until = Some(Duration::MAX);
             self.node(node).down_ms = down_ms;
             self.node(node).ask_to_stop();
         }
@@ -191,25 +218,26 @@ impl World {
     }
 
     fn fail_disk(&mut self, node: u64, fault: DiskFault) {
+        self.shared.sick.borrow_mut().insert(node_name(node));
         self.node(node).hardware.disk.fail(fault);
     }
 
     /// The node is without power, a bit turns over, and it is started again.
     fn flip_bit(&mut self, node: u64, place: Place, draw: u64, down_ms: u64) {
         self.cut_power(node, down_ms);
-        self.node(node).is_excused = true;
         let disk = self.node(node).hardware.disk.clone();
-        let directory = match place {
-            Place::Log => "log",
-            Place::Store => "rollups",
-        };
-        let files = disk.files().into_iter().filter(|(path, bytes)| path.starts_with(directory) && !bytes.is_empty());
-        let files: Vec<_> = files.collect();
+        let files = files_of(&disk, place);
         let total: u64 = files.iter().map(|(_, bytes)| bytes.len() as u64 * 8).sum();
         let Some(mut bit) = draw.checked_rem(total) else { return };
         for (path, bytes) in files {
             let bits = bytes.len() as u64 * 8;
             if bit < bits {
+                match place {
+                    Place::Log => drop(self.rotten.insert(node)),
+                    Place::Store => self.watch.borrow_mut().rots(&node_name(node)),
+                }
+                self.shared.sick.borrow_mut().insert(node_name(node));
+                self.node(node).excused_until = Some(time::now() + Duration::from_millis(down_ms) + EXCUSED_FOR);
                 trace::line(format_args!("bit {bit} of n{node}'s {} turns over", path.display()));
                 return disk.flip_bit(&path, bit);
             }
@@ -224,4 +252,23 @@ impl World {
             self.start(number);
         }
     }
+}
+
+/// The files of which one suffers, with their bytes.
+///
+/// Of the log all but the newest, which are the current one and the spares, and of each the first half: a node cannot tell
+/// damage in the last bytes that it wrote from a write that the power interrupted, and behind its last record a file of the
+/// log may hold what means nothing any more.
+fn files_of(disk: &SimulatedDisk, place: Place) -> Vec<(PathBuf, Vec<u8>)> {
+    let (directory, spared) = match place {
+        Place::Log => ("log", 1 + LOG_SPARES_MAX),
+        Place::Store => ("rollups", 0),
+    };
+    let files = disk.files().into_iter().filter(|(path, bytes)| path.starts_with(directory) && !bytes.is_empty());
+    let mut files: Vec<_> = files.collect();
+    files.truncate(files.len().saturating_sub(spared));
+    if place == Place::Log {
+        files.iter_mut().for_each(|(_, bytes)| bytes.truncate(bytes.len() / 2));
+    }
+    files
 }

@@ -78,7 +78,7 @@ impl World {
             }
             Undo::Room(node) => self.node(node).hardware.disk.set_capacity(None),
             Undo::Faster(node) => self.node(node).hardware.pace.set_extra_ms(0),
-            Undo::Awake(node) => self.node(node).hardware.wakers.hang(false),
+            Undo::Awake(node) => self.node(node).hardware.aggregator_tasks.hang(false),
             Undo::ClockBack(node) => self.node(node).set_clock(0),
             Undo::Undrain(node) => self.order(Order::Undrain(node)),
             Undo::Flap { .. } | Undo::Start(_) | Undo::Loop { .. } => {}

@@ -1,7 +1,7 @@
 //! What the log's tests on a simulated disk share: an environment, a reference model, and how to compare the two.
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-use cluster::environment::{BlockingRunner, Entropy, Environment, SystemClock, Tasks, TcpNetwork};
+use cluster::environment::{Entropy, Environment, SystemClock, TaskRunner, Tasks, TcpNetwork};
 use cluster::log::{Error, GroupState, Log, LogConfig, Record};
 use cluster::{GroupId, LogPosition, NodeId, Offset, Term};
 use futures::future::BoxFuture;
@@ -16,7 +16,7 @@ pub const SEGMENT_BYTES: u64 = 4096;
 #[derive(Default)]
 struct Turns(AtomicU64);
 
-impl BlockingRunner for Turns {
+impl TaskRunner for Turns {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         let count = self.0.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {
@@ -112,7 +112,11 @@ impl Model {
             }
             Change::Reset => {
                 *self = Model {
-                    state: GroupState { vote: self.state.vote.take(), ..Default::default() },
+                    state: GroupState {
+                        vote: self.state.vote.take(),
+                        dropped: self.state.dropped.max(self.state.last),
+                        ..Default::default()
+                    },
                     entries: Vec::new(),
                 }
             }

@@ -5,11 +5,12 @@
 
 use super::ingest::{Load, bar};
 use super::process::Usage;
-use super::request_events;
 use super::workload::Workload;
+use super::{events_a_request, request_events};
 use crate::cli::body_format::BodyFormat;
+use crate::cli::cores;
 use crate::cli::failure::{Exit, Failure, Outcome};
-use crate::cli::output::{self, Format, Output, Table, json};
+use crate::cli::output::{self, Format, Output, measures};
 use cluster::PartitionId;
 use cluster::environment::{Entropy as _, SystemEntropy, Tasks, ThreadPool};
 use futures::future::join_all;
@@ -38,9 +39,9 @@ pub struct Arguments {
     /// How events are written
     #[arg(long = "format", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Ndjson)]
     body_format: BodyFormat,
-    /// Events of one body
-    #[arg(long, value_name = "NUMBER", default_value = "10k", value_parser = request_events)]
-    request_events: u64,
+    /// Events of one body [default: 10k lines, or 50k events in binary, which are about as many bytes]
+    #[arg(long, value_name = "NUMBER", value_parser = request_events)]
+    request_events: Option<u64>,
     /// Threads [default: one for each core]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -72,13 +73,12 @@ pub async fn run(arguments: &Arguments) -> Outcome {
 impl Arguments {
     async fn measure(&self) -> Result<Report, Failure> {
         let (events, apps) = (self.workload.events, self.workload.app_names(SystemEntropy.next_u64()));
-        let request_events = usize::try_from(self.request_events).expect("bounded where it is read");
+        let request_events = events_a_request(self.request_events, self.body_format);
         let bar = bar(events, "building");
         let load = Load::build(self.workload.events(events), apps, self.body_format, request_events, 0, &bar);
         bar.finish_and_clear();
         let bytes: usize = load.bodies.iter().map(|body| body.bytes.len()).sum();
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = self.threads.map_or(cores, usize::from);
+        let threads = self.threads.map_or_else(cores, usize::from);
         let mill = Arc::new(Mill::new(load, self.body_format, self.partitions));
         let tasks = Tasks::new(Arc::new(ThreadPool));
         let (before, begun) = (Usage::own(), Instant::now());
@@ -109,6 +109,7 @@ struct Mill {
     load: Load,
     kind: Kind,
     slots: Vec<PartitionId>,
+    sketch: SketchConfig,
     partitions: Vec<Mutex<Windows>>,
     next: AtomicUsize,
 }
@@ -131,6 +132,7 @@ impl Mill {
             load,
             kind,
             slots: (0..SLOTS).map(|slot| PartitionId(slot % partitions)).collect(),
+            sketch: SketchConfig::default(),
             partitions: (0..partitions).map(|_| windows()).collect(),
             next: AtomicUsize::new(0),
         }
@@ -168,7 +170,7 @@ impl Mill {
         let Entry::Events(entry) = Entry::decode(&bytes)? else { unreachable!("it was encoded as events") };
         let mut windows = self.lock(usize::from(partition.0));
         let Windows { table, watermark } = &mut *windows;
-        table.fold(&entry, &Acceptance::All, watermark, &SketchConfig::default())
+        table.fold(&entry, &Acceptance::All, watermark, &self.sketch)
     }
 
     fn counted(&self) -> u64 {
@@ -182,18 +184,14 @@ impl Mill {
 
 impl Report {
     fn text(&self, format: Format) -> String {
-        if format == Format::Json {
-            return json(self);
-        }
-        let mut table = Table::new(["measure", "value"]);
-        let mut row = |name: &str, value: String| table.rows.push(vec![name.to_owned(), value]);
-        row("events", self.events.to_string());
-        row("threads", self.threads.to_string());
-        row("seconds", format!("{:.3}", self.seconds));
-        row("events/s", format!("{:.0}", self.events_per_second));
-        row("body MB/s", format!("{:.1}", self.megabytes_per_second));
-        row("CPU µs/event", format!("{:.3}", self.cpu_us_per_event));
-        if format == Format::Csv { table.to_csv() } else { table.to_text() }
+        measures(format, self, |row| {
+            row("events", self.events.to_string());
+            row("threads", self.threads.to_string());
+            row("seconds", format!("{:.3}", self.seconds));
+            row("events/s", format!("{:.0}", self.events_per_second));
+            row("body MB/s", format!("{:.1}", self.megabytes_per_second));
+            row("CPU µs/event", format!("{:.3}", self.cpu_us_per_event));
+        })
     }
 }
 

@@ -106,6 +106,11 @@ enum Command {
     Local(local::Arguments),
 }
 
+/// Events of one request: what was asked for, or what suits the format.
+fn events_a_request(asked: Option<u64>, format: BodyFormat) -> usize {
+    usize::try_from(asked.unwrap_or_else(|| format.request_events_default())).expect("bounded where it is read")
+}
+
 fn request_events(text: &str) -> Result<u64, String> {
     let number = count(text)?;
     // 16 MiB, the default limit of a body, are 190,000 lines.
@@ -155,11 +160,7 @@ impl Arguments {
     }
 
     fn request_events(&self) -> usize {
-        let default = match self.body_format {
-            BodyFormat::Ndjson => 10_000,
-            BodyFormat::Binary => 50_000,
-        };
-        self.request_events.map_or(default, |events| usize::try_from(events).expect("bounded where it is read"))
+        events_a_request(self.request_events, self.body_format)
     }
 
     fn drive(&self, cluster: &Cluster) -> Result<Drive, Failure> {

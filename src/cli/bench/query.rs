@@ -12,7 +12,7 @@ use super::{PATIENCE, drive_of};
 use crate::cli::body_format::BodyFormat;
 use crate::cli::connection::Connection;
 use crate::cli::failure::{Exit, Failure, Outcome};
-use crate::cli::output::{self, Format, Output, Table, json};
+use crate::cli::output::{self, Format, Output, measures};
 use bytes::Bytes;
 use cluster::environment::{Entropy as _, SystemEntropy};
 use hourmark::client::{Client, encode};
@@ -297,21 +297,17 @@ impl Asking {
 
 impl Report {
     fn text(&self, format: Format) -> String {
-        if format == Format::Json {
-            return json(self);
-        }
-        let mut table = Table::new(["measure", "value"]);
-        let mut row = |name: &str, value: String| table.rows.push(vec![name.to_owned(), value]);
-        row("questions/s", format!("{:.0}", self.questions_per_second));
-        row("retries", self.retries.to_string());
-        latency_rows("answer", &self.latency, &mut row);
-        for kind in &self.kinds {
-            row(&format!("{} questions", kind.kind), kind.questions.to_string());
-            row(&format!("{} bytes", kind.kind), format!("{:.0}", kind.answer_bytes));
-            row(&format!("{} p50 ms", kind.kind), format!("{:.2}", kind.latency.p50_ms));
-            row(&format!("{} p99 ms", kind.kind), format!("{:.2}", kind.latency.p99_ms));
-        }
-        if format == Format::Csv { table.to_csv() } else { table.to_text() }
+        measures(format, self, |row| {
+            row("questions/s", format!("{:.0}", self.questions_per_second));
+            row("retries", self.retries.to_string());
+            latency_rows("answer", &self.latency, row);
+            for kind in &self.kinds {
+                row(&format!("{} questions", kind.kind), kind.questions.to_string());
+                row(&format!("{} bytes", kind.kind), format!("{:.0}", kind.answer_bytes));
+                row(&format!("{} p50 ms", kind.kind), format!("{:.2}", kind.latency.p50_ms));
+                row(&format!("{} p99 ms", kind.kind), format!("{:.2}", kind.latency.p99_ms));
+            }
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use super::latency::Summary;
 use super::process::Usage;
 use super::verify::Verdict;
 use crate::cli::body_format::BodyFormat;
-use crate::cli::output::{Format, Table, json};
+use crate::cli::output::{Format, Row, measures};
 use serde::Serialize;
 
 /// Numbers of a run of events.
@@ -74,50 +74,41 @@ impl From<Usage> for NodeUsage {
 impl Report {
     /// The text for stdout.
     pub fn text(&self, format: Format) -> String {
-        match format {
-            Format::Json => json(self),
-            Format::Csv => self.table().to_csv(),
-            Format::Table => self.table().to_text(),
-        }
-    }
-
-    fn table(&self) -> Table {
-        let mut table = Table::new(["measure", "value"]);
-        let mut row = |name: &str, value: String| table.rows.push(vec![name.to_owned(), value]);
-        row("events", self.events.to_string());
-        row("seconds", format!("{:.3}", self.seconds));
-        row("acked events/s", format!("{:.0}", self.events_per_second));
-        row("body MB/s", format!("{:.1}", self.megabytes_per_second));
-        row("requests", self.requests.to_string());
-        row("retries", self.retries.to_string());
-        latency_rows("ack", &self.ack_latency, &mut row);
-        row("drained after s", format!("{:.2}", self.drain_seconds));
-        for (number, node) in (1..).zip(&self.nodes) {
-            row(&format!("node {number} CPU s"), format!("{:.2}", node.cpu_seconds));
-            row(&format!("node {number} memory MiB, most"), (node.memory_bytes_max >> 20).to_string());
-        }
-        row("client CPU s", format!("{:.2}", self.client_cpu_seconds));
-        row("CPU µs/event", format!("{:.3}", self.cpu_us_per_event));
-        if let Some(bytes) = self.written_bytes_per_event {
-            row("bytes written/event", format!("{bytes:.1}"));
-        }
-        if let Some(bytes) = self.disk_bytes_per_event {
-            row("bytes on disk/event", format!("{bytes:.1}"));
-        }
-        if let Some(fsync) = &self.fsync {
-            row("64 KiB fsync p50 ms", format!("{:.2}", fsync.p50_ms));
-            row("64 KiB fsync p99 ms", format!("{:.2}", fsync.p99_ms));
-        }
-        if let Some(verdict) = &self.verified {
-            row("rollups verified", verdict.rollups.to_string());
-            row("rollups wrong", verdict.wrong.to_string());
-        }
-        table
+        measures(format, self, |row| {
+            row("events", self.events.to_string());
+            row("seconds", format!("{:.3}", self.seconds));
+            row("acked events/s", format!("{:.0}", self.events_per_second));
+            row("body MB/s", format!("{:.1}", self.megabytes_per_second));
+            row("requests", self.requests.to_string());
+            row("retries", self.retries.to_string());
+            latency_rows("ack", &self.ack_latency, row);
+            row("drained after s", format!("{:.2}", self.drain_seconds));
+            for (number, node) in (1..).zip(&self.nodes) {
+                row(&format!("node {number} CPU s"), format!("{:.2}", node.cpu_seconds));
+                row(&format!("node {number} memory MiB, most"), (node.memory_bytes_max >> 20).to_string());
+            }
+            row("client CPU s", format!("{:.2}", self.client_cpu_seconds));
+            row("CPU µs/event", format!("{:.3}", self.cpu_us_per_event));
+            if let Some(bytes) = self.written_bytes_per_event {
+                row("bytes written/event", format!("{bytes:.1}"));
+            }
+            if let Some(bytes) = self.disk_bytes_per_event {
+                row("bytes on disk/event", format!("{bytes:.1}"));
+            }
+            if let Some(fsync) = &self.fsync {
+                row("64 KiB fsync p50 ms", format!("{:.2}", fsync.p50_ms));
+                row("64 KiB fsync p99 ms", format!("{:.2}", fsync.p99_ms));
+            }
+            if let Some(verdict) = &self.verified {
+                row("rollups verified", verdict.rollups.to_string());
+                row("rollups wrong", verdict.wrong.to_string());
+            }
+        })
     }
 }
 
 /// A row for each quantile of latencies.
-pub fn latency_rows(of: &str, latency: &Summary, row: &mut impl FnMut(&str, String)) {
+pub fn latency_rows(of: &str, latency: &Summary, row: Row) {
     let Summary { p50_ms, p90_ms, p99_ms, p999_ms, max_ms } = latency;
     for (name, value) in [("p50", p50_ms), ("p90", p90_ms), ("p99", p99_ms), ("p99.9", p999_ms), ("max", max_ms)] {
         row(&format!("{of} {name} ms"), format!("{value:.2}"));

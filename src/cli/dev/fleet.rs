@@ -1,9 +1,9 @@
 //! A cluster of node processes on this machine: started, watched, stopped.
 
 use super::child::{Child, Plan};
-use crate::cli::cluster_view;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::signals::Signals;
+use crate::cli::{cluster_view, cores};
 use cluster::environment::{Tasks, ThreadPool};
 use futures::future::join_all;
 use hourmark::client::{Client, Error};
@@ -87,8 +87,7 @@ impl Fleet {
     /// Starts the nodes; false if a signal came first. In a fresh directory the first node has to serve before others can
     /// join it; in one that was used before, a majority is needed before any node serves.
     async fn start_nodes(&mut self, plans: &[Plan], is_fresh: bool) -> Result<bool, Failure> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (cores / plans.len().max(1)).max(1);
+        let threads = (cores() / plans.len().max(1)).max(1);
         for (index, plan) in plans.iter().enumerate() {
             self.children.push(Child::spawn(plan, threads, &self.tasks)?);
             if index > 0 || !is_fresh {

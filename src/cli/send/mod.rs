@@ -27,7 +27,7 @@ use encode::encode;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use hourmark::client::{Client, Error, Events, LineError, Receipt};
-use hourmark::config::parse_bytes;
+use hourmark::config::{format_bytes, parse_bytes};
 use ledger::Ledger;
 use report::Report;
 use std::cell::Cell;
@@ -106,10 +106,11 @@ fn body_bytes(text: &str) -> Result<usize, String> {
 
 /// Sends everything and prints the sum.
 pub async fn run(arguments: &Arguments) -> Outcome {
-    if arguments.body_format == BodyFormat::Binary && arguments.body_bytes > encode::LINES_BYTES_MAX {
+    let max = encode::LINES_BYTES_MAX;
+    if arguments.body_format == BodyFormat::Binary && arguments.body_bytes > max {
         return Err(Failure::new(
             Exit::Usage,
-            "--format binary takes --body-bytes up to 4MiB: that fits a batch for sure",
+            format!("--format binary takes --body-bytes up to {}: that fits a batch for sure", format_bytes(max)),
         ));
     }
     let path = arguments.file.as_deref();

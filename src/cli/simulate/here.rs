@@ -23,19 +23,22 @@ pub fn run(arguments: &Arguments, plan: &Plan) -> Outcome {
     if arguments.output.format() == Format::Json {
         let line = serde_json::to_string(&report).expect("reports hold nothing that JSON cannot");
         output::print(&(line + "\n"))?;
-        return if report.held() { Ok(()) } else { Err(Failure::told(Exit::Failed)) };
+        return told(arguments, plan, &report);
     }
     output::print(&line(&report))?;
+    if !report.held() && !arguments.verbose {
+        eprintln!("{}", report.last_lines.join("\n"));
+    }
+    told(arguments, plan, &report)
+}
+
+/// A failure that says how to see it again, where something did not hold.
+fn told(arguments: &Arguments, plan: &Plan, report: &Report) -> Outcome {
     if report.held() {
         return Ok(());
     }
-    if !arguments.verbose {
-        eprintln!("{}", report.last_lines.join("\n"));
-    }
-    Err(Failure::new(
-        Exit::Failed,
-        format!("{}\nTo see it again: {}", violation(&report), command_again(arguments, plan)),
-    ))
+    let message = format!("{}\nTo see it again: {}", violation(report), command_again(arguments, plan));
+    Err(Failure::new(Exit::Failed, message))
 }
 
 /// A run in a line.

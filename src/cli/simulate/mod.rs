@@ -18,6 +18,9 @@ use simulation::scenarios::{self, SCENARIOS};
 use simulation::schedule::{Plan, file};
 use std::path::{Path, PathBuf};
 
+/// Runs of one campaign at most: their plans are held in memory.
+const RUNS_MAX: usize = 100_000;
+
 /// Run clusters in a simulated world
 ///
 /// Runs nodes of this very program on a simulated network, disks and clocks, with clients, and strikes them with faults; then
@@ -123,7 +126,13 @@ fn plans(arguments: &Arguments) -> Result<Vec<Plan>, Failure> {
         let chosen =
             SCENARIOS.iter().filter(|scenario| arguments.scenario == "all" || arguments.scenario == scenario.name);
         for scenario in chosen {
-            plans.extend(arguments.seed.all(arguments.runs).map(scenario.plan));
+            plans.extend(arguments.seed.all(arguments.runs).take(RUNS_MAX + 1).map(scenario.plan));
+            if plans.len() > RUNS_MAX {
+                return Err(Failure::new(
+                    Exit::Usage,
+                    format!("one campaign has {RUNS_MAX} runs at most: give fewer seeds"),
+                ));
+            }
         }
     }
     for plan in &mut plans {
@@ -136,9 +145,13 @@ fn plans(arguments: &Arguments) -> Result<Vec<Plan>, Failure> {
 /// The command that runs a plan again.
 fn command_again(arguments: &Arguments, plan: &Plan) -> String {
     let nodes = arguments.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default();
+    // Two runs side by side would mix their lines.
+    let how = if arguments.check_determinism { "--check-determinism" } else { "--verbose" };
+    let planted = std::env::var("HOURMARK_PLANT").ok().filter(|_| cfg!(feature = "planted-bugs"));
+    let planted = planted.map(|bug| format!("HOURMARK_PLANT={bug} ")).unwrap_or_default();
     match &arguments.schedule {
-        Some(path) => format!("hourmark simulate --schedule {}{nodes} --verbose", quoted(path)),
-        None => format!("hourmark simulate --scenario {} --seed {}{nodes} --verbose", plan.scenario, plan.seed),
+        Some(path) => format!("{planted}hourmark simulate --schedule {}{nodes} {how}", quoted(path)),
+        None => format!("{planted}hourmark simulate --scenario {} --seed {}{nodes} {how}", plan.scenario, plan.seed),
     }
 }
 

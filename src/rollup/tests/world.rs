@@ -11,7 +11,7 @@ use crate::rollup::journal_rows::JournalRows;
 use crate::rollup::rows::RowStore;
 use crate::rollup::state::{Damage, PartitionState};
 use bytes::Bytes;
-use cluster::environment::{BlockingRunner, Clock, Environment, SystemEntropy, Tasks, TcpNetwork};
+use cluster::environment::{Clock, Environment, SystemEntropy, TaskRunner, Tasks, TcpNetwork};
 use cluster::{Committed, LogPosition, NodeId, Offset, PartitionId, Payload, SnapshotChunks, StateMachine, Term};
 use futures::future::BoxFuture;
 use std::collections::{BTreeMap, BTreeSet};
@@ -27,7 +27,7 @@ pub static SKETCH: LazyLock<SketchConfig> = LazyLock::new(SketchConfig::default)
 /// Runs blocking work where it is asked for.
 struct Inline;
 
-impl BlockingRunner for Inline {
+impl TaskRunner for Inline {
     fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
         work();
         Box::pin(std::future::ready(()))
