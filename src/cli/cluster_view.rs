@@ -29,6 +29,14 @@ pub fn missing(view: &ClusterView, nodes: usize) -> Option<String> {
     (full < all).then(|| format!("{full} of {all} partitions have {wanted} caught-up replicas"))
 }
 
+/// What keeps leaders from being even: a node that leads two or more above another; `None` if there is none.
+pub fn uneven(view: &ClusterView) -> Option<String> {
+    let leads = |node: &NodeView| view.partitions.iter().filter(|partition| partition.leader == Some(node.id)).count();
+    let counts: Vec<usize> = view.nodes.iter().map(leads).collect();
+    let (least, most) = (counts.iter().min()?, counts.iter().max()?);
+    (least + 2 <= *most).then(|| format!("one node leads {most} partitions, another {least}"))
+}
+
 /// How many partitions have a leader.
 pub fn led(view: &ClusterView) -> usize {
     view.partitions.iter().filter(|partition| partition.leader.is_some()).count()

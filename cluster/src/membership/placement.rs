@@ -66,8 +66,21 @@ pub struct Led {
     pub ready: BTreeSet<NodeId>,
 }
 
-/// The next handover that makes leaders more even: from a node that leads two or more above another that could take over.
-pub fn next_handover(led: &BTreeMap<PartitionId, Led>) -> Option<(PartitionId, NodeId, NodeId)> {
+/// The handovers, `most` of them at most, that make leaders more even, each of another partition.
+pub fn handovers(mut led: BTreeMap<PartitionId, Led>, most: usize) -> Vec<(PartitionId, NodeId, NodeId)> {
+    let mut handovers: Vec<(PartitionId, NodeId, NodeId)> = Vec::new();
+    while handovers.len() < most
+        && let Some((partition, from, to)) = next_handover(&led)
+        && handovers.iter().all(|(earlier, _, _)| *earlier != partition)
+    {
+        handovers.push((partition, from, to));
+        led.entry(partition).and_modify(|led| led.leader = to);
+    }
+    handovers
+}
+
+/// From a node that leads two or more above another that could take over.
+fn next_handover(led: &BTreeMap<PartitionId, Led>) -> Option<(PartitionId, NodeId, NodeId)> {
     let mut load: BTreeMap<NodeId, usize> = BTreeMap::new();
     for partition in led.values() {
         for node in &partition.ready {
@@ -150,6 +163,16 @@ mod tests {
         assert_eq!(next_handover(&led(&[(0, 1, &[1]), (1, 1, &[1]), (2, 1, &[1])])), None);
     }
 
+    #[test]
+    fn leaders_are_made_even_at_once_but_for_the_bound() {
+        let all: &[u64] = &[1, 2, 3];
+        let now = led(&[(0, 1, all), (1, 1, all), (2, 1, all), (3, 1, all), (4, 1, all), (5, 1, all)]);
+        let asked = handovers(now.clone(), 8);
+        let to = |node| asked.iter().filter(|(_, from, to)| (*from, *to) == (NodeId(1), NodeId(node))).count();
+        assert_eq!((asked.len(), to(2), to(3)), (4, 2, 2));
+        assert_eq!(handovers(now, 3), asked[..3]);
+    }
+
     proptest! {
         #[test]
         fn any_history_of_nodes_stays_balanced_and_settles(
@@ -182,10 +205,12 @@ mod tests {
             let partitions: Vec<_> = leaders.iter().enumerate().map(|(id, leader)| (id as u16, *leader, all)).collect();
             let mut now = led(&partitions);
             for _ in 0..leaders.len() {
-                let Some((id, _, to)) = next_handover(&now) else { break };
-                now.get_mut(&id).unwrap().leader = to;
+                let asked = handovers(now.clone(), 3);
+                let partitions: BTreeSet<_> = asked.iter().map(|(id, _, _)| *id).collect();
+                prop_assert_eq!(partitions.len(), asked.len());
+                asked.into_iter().for_each(|(id, _, to)| now.get_mut(&id).unwrap().leader = to);
             }
-            prop_assert_eq!(next_handover(&now), None);
+            prop_assert_eq!(handovers(now, 3), []);
         }
     }
 }

@@ -18,6 +18,7 @@ use crate::raft;
 use crate::status::Report;
 use crate::transport::{Lane, Reply, Request, Response};
 use crate::{GroupId, NodeId, PartitionId};
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -31,8 +32,12 @@ const METADATA_VOTERS_MAX: usize = 5;
 /// A step that takes longer is given up and looked at anew.
 const STEP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Looks between two handovers: time for the last one to show in the reports.
+/// Looks between handovers: time for the last ones to show in the reports.
 const LOOKS_PER_HANDOVER: u32 = 4;
+
+/// Partitions that are handed over at a time: enough that a small cluster is even at once, few enough that a large one does
+/// not stand still.
+const HANDOVERS_MAX: usize = 8;
 
 /// Asks a leader to hand a partition over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -192,11 +197,15 @@ async fn propose(node: &Arc<Node>, command: &Command) {
     }
 }
 
-/// Asks one leader to hand over, if that makes leaders more even or relieves one whose disk is full or that is to hold nothing.
+/// Asks leaders to hand over where that makes leaders more even, or relieves one whose disk is full or that is to hold
+/// nothing.
 async fn balance(node: &Arc<Node>) {
     let (state, reports) = (node.state(), node.all_reports());
     let takes = |id: NodeId| state.standing(id) == Standing::Active;
-    let Some((partition, from, to)) = next_handover(&reports, takes) else { return };
+    join_all(handovers(&reports, takes).into_iter().map(|(partition, from, to)| ask(node, partition, from, to))).await;
+}
+
+async fn ask(node: &Arc<Node>, partition: PartitionId, from: NodeId, to: NodeId) {
     tracing::info!(%partition, %from, %to, "asking a leader to hand over");
     if from == node.id() {
         node.hand_over(partition, to).await;
@@ -211,10 +220,7 @@ async fn balance(node: &Arc<Node>) {
 }
 
 /// `takes`: whether a node should hold and lead anything.
-fn next_handover(
-    reports: &BTreeMap<NodeId, Report>,
-    takes: impl Fn(NodeId) -> bool,
-) -> Option<(PartitionId, NodeId, NodeId)> {
+fn handovers(reports: &BTreeMap<NodeId, Report>, takes: impl Fn(NodeId) -> bool) -> Vec<(PartitionId, NodeId, NodeId)> {
     let may_lead = |node: &NodeId| takes(*node) && reports.get(node).is_some_and(|report| report.accepts_appends);
     let mut led = BTreeMap::new();
     let all = reports.iter().flat_map(|(node, report)| report.led.iter().map(move |led| (*node, led)));
@@ -223,7 +229,7 @@ fn next_handover(
         let ready: BTreeSet<NodeId> = report.caught_up.iter().copied().filter(may_lead).collect();
         let relieved = ready.iter().find(|_| !may_lead(&leader));
         if let Some(to) = relieved {
-            return Some((report.partition, leader, *to));
+            return vec![(report.partition, leader, *to)];
         }
         // Two may claim a partition for a moment: the later term is right.
         if terms.get(&report.partition).is_none_or(|term| *term < report.term) {
@@ -231,7 +237,7 @@ fn next_handover(
             led.insert(report.partition, Led { leader, ready });
         }
     }
-    placement::next_handover(&led)
+    placement::handovers(led, HANDOVERS_MAX)
 }
 
 impl Node {
@@ -291,16 +297,16 @@ mod tests {
     #[test]
     fn a_leader_whose_disk_is_full_is_relieved_by_one_whose_disk_is_not() {
         let reports = BTreeMap::from([(NodeId(1), report(false, &[4])), (NodeId(2), report(true, &[5]))]);
-        assert_eq!(next_handover(&reports, |_| true), Some((PartitionId(4), NodeId(1), NodeId(2))));
+        assert_eq!(handovers(&reports, |_| true), [(PartitionId(4), NodeId(1), NodeId(2))]);
         let reports = BTreeMap::from([(NodeId(1), report(false, &[4])), (NodeId(2), report(false, &[5]))]);
-        assert_eq!(next_handover(&reports, |_| true), None);
+        assert_eq!(handovers(&reports, |_| true), []);
     }
 
     #[test]
     fn a_leader_that_drains_is_relieved() {
         let reports = BTreeMap::from([(NodeId(1), report(true, &[4])), (NodeId(2), report(true, &[5]))]);
         let stays = |node| node != NodeId(1);
-        assert_eq!(next_handover(&reports, stays), Some((PartitionId(4), NodeId(1), NodeId(2))));
+        assert_eq!(handovers(&reports, stays), [(PartitionId(4), NodeId(1), NodeId(2))]);
     }
 
     fn members(count: u64, replication_factor: u8) -> State {

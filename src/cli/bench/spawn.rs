@@ -58,7 +58,12 @@ impl Spawn {
             |number| Plan { flags: self.node_flags.clone(), ..Plan::numbered(number, self.base_port, directory) };
         let plans: Vec<Plan> = (1..=nodes).map(plan).collect();
         let mut fleet = Fleet::new(&plans)?;
-        let outcome = match fleet.start(&plans, directory.is_fresh()).await {
+        // Whoever measures does not want leaders to move meanwhile.
+        let is_ready = match fleet.start(&plans, directory.is_fresh()).await {
+            Ok(true) => fleet.become_even().await,
+            not_ready => not_ready,
+        };
+        let outcome = match is_ready {
             Ok(true) => {
                 let cluster = Cluster {
                     servers: plans.iter().map(Plan::url).collect(),

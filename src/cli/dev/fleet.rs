@@ -1,9 +1,10 @@
 //! A cluster of node processes on this machine: started, watched, stopped.
 
 use super::child::{Child, Plan};
+use crate::cli::cluster_view::{self, ClusterView};
+use crate::cli::cores;
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::signals::Signals;
-use crate::cli::{cluster_view, cores};
 use cluster::environment::{Tasks, ThreadPool};
 use futures::future::join_all;
 use hourmark::client::{Client, Error};
@@ -22,6 +23,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// How often the wait for a whole cluster is explained.
 const EXPLAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long leaders may take to be spread over the nodes; they are asked to every two seconds.
+const EVEN_MAX: Duration = Duration::from_secs(15);
 
 /// A cluster of node processes.
 pub struct Fleet {
@@ -48,7 +52,7 @@ impl Fleet {
         }
         Ok(Fleet {
             signals: Signals::new()?,
-            tasks: Tasks::new(Arc::new(ThreadPool)),
+            tasks: Tasks::new(Arc::new(ThreadPool::default())),
             children: Vec::new(),
             client: Client::new(&plans.iter().map(Plan::url).collect::<Vec<_>>())?,
         })
@@ -81,7 +85,14 @@ impl Fleet {
 
     /// Starts the nodes and waits until they are one whole cluster; false if a signal came first.
     pub async fn start(&mut self, plans: &[Plan], is_fresh: bool) -> Result<bool, Failure> {
-        Ok(self.start_nodes(plans, is_fresh).await? && self.become_whole().await?)
+        let nodes = plans.len();
+        Ok(self.start_nodes(plans, is_fresh).await?
+            && self.wait_until("whole", Duration::MAX, |view| cluster_view::missing(view, nodes)).await?)
+    }
+
+    /// Waits until no node leads much more than another, if that comes soon; false if a signal came first.
+    pub async fn become_even(&mut self) -> Result<bool, Failure> {
+        self.wait_until("even", EVEN_MAX, cluster_view::uneven).await
     }
 
     /// Starts the nodes; false if a signal came first. In a fresh directory the first node has to serve before others can
@@ -103,24 +114,33 @@ impl Fleet {
         Ok(true)
     }
 
-    /// Waits until the cluster is whole; false if a signal came first.
-    async fn become_whole(&mut self) -> Result<bool, Failure> {
-        let mut explain_at = Instant::now() + EXPLAIN_INTERVAL;
+    /// Waits until nothing keeps the cluster from being what is wanted, `patience` at most; false if a signal came first.
+    async fn wait_until(
+        &mut self,
+        wanted: &str,
+        patience: Duration,
+        missing: impl Fn(&ClusterView) -> Option<String>,
+    ) -> Result<bool, Failure> {
+        let begun = Instant::now();
+        let mut explain_after = EXPLAIN_INTERVAL;
         loop {
             let view = tokio::select! {
                 view = cluster_view::ask(&self.client, Duration::from_secs(2)) => view,
                 event = next_event(&mut self.signals, &self.children) => return self.early_end(event),
             };
             let missing = match view {
-                Ok(view) => match cluster_view::missing(&view, self.children.len()) {
+                Ok(view) => match missing(&view) {
                     None => return Ok(true),
                     Some(missing) => missing,
                 },
                 Err(error) => error.to_string(),
             };
-            if Instant::now() >= explain_at {
-                eprintln!("still waiting for the cluster to become whole: {missing}");
-                explain_at += EXPLAIN_INTERVAL;
+            if begun.elapsed() >= patience {
+                return Ok(true);
+            }
+            if begun.elapsed() >= explain_after {
+                eprintln!("still waiting for the cluster to become {wanted}: {missing}");
+                explain_after += EXPLAIN_INTERVAL;
             }
             tokio::select! {
                 () = tokio::time::sleep(POLL_INTERVAL) => {}
