@@ -30,7 +30,8 @@ pub(super) const FIRST_RECORD: u64 = 64;
 const MAGIC: &[u8; 8] = b"HMLOGSEG";
 const VERSION: u32 = 1;
 const TEMPORARY: &str = "next.tmp";
-/// Zeros are written in pieces of this size.
+/// Zeros are written in pieces of this size, each synced before the next, so that what the log syncs meanwhile waits for
+/// one piece and not for a whole segment.
 const FILL_BYTES: u64 = 1 << 20;
 
 /// A segment file that has its name and its header.
@@ -152,10 +153,9 @@ impl Segment {
         self.file.sync()
     }
 
-    /// Overwrites a range with zeros and syncs it.
+    /// Overwrites a range with zeros; durable on return.
     pub fn clear(&self, range: std::ops::Range<u64>) -> io::Result<()> {
-        fill(&*self.file, range)?;
-        self.file.sync()
+        fill(&*self.file, range)
     }
 
     /// Makes whatever was written to the file durable.
@@ -182,12 +182,14 @@ impl Segment {
     }
 }
 
+/// Writes zeros and syncs them.
 fn fill(file: &dyn File, range: std::ops::Range<u64>) -> io::Result<()> {
     let zeros = vec![0; usize::try_from((range.end - range.start).min(FILL_BYTES)).map_err(io::Error::other)?];
     let mut at = range.start;
     while at < range.end {
         let piece = (range.end - at).min(FILL_BYTES);
         file.write_at(&mut [IoSlice::new(&zeros[..piece as usize])], at)?;
+        file.sync()?;
         at += piece;
     }
     Ok(())
