@@ -168,7 +168,7 @@ async fn world() -> World {
         disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
-        tasks: Tasks::new(Arc::new(ThreadPool)),
+        tasks: Tasks::new(Arc::new(ThreadPool::default())),
     };
     let script = Script::new();
     let (leaderships, led) = watch::channel(BTreeMap::from([(P, Term(1))]));

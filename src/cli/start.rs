@@ -127,7 +127,7 @@ async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
         disk: Arc::new(disk),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
-        tasks: Tasks::new(Arc::new(ThreadPool)),
+        tasks: Tasks::new(Arc::new(ThreadPool::default())),
     };
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let shutdown = async {

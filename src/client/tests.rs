@@ -12,7 +12,7 @@ async fn serve(router: Router) -> String {
     listener.set_nonblocking(true).unwrap();
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let tasks = cluster::environment::Tasks::new(Arc::new(cluster::environment::ThreadPool));
+    let tasks = cluster::environment::Tasks::new(Arc::new(cluster::environment::ThreadPool::default()));
     tasks.spawn("fake node", async move { axum::serve(listener, router).await.unwrap() });
     address
 }

@@ -332,7 +332,7 @@ mod tests {
                 disk: Arc::new(SystemDisk::new(std::env::temp_dir()).unwrap()),
                 clock: Arc::new(Noon),
                 entropy: Arc::new(SystemEntropy),
-                tasks: Tasks::new(Arc::new(ThreadPool)),
+                tasks: Tasks::new(Arc::new(ThreadPool::default())),
             };
             let router = Router::new()
                 .route("/hello", get(|| async { "hello" }))

@@ -180,7 +180,7 @@ pub fn environment() -> Environment {
         disk: Arc::new(SystemDisk::new(std::env::temp_dir()).unwrap()),
         clock: Arc::new(Noon),
         entropy: Arc::new(Counting(AtomicU64::new(1))),
-        tasks: Tasks::new(Arc::new(ThreadPool)),
+        tasks: Tasks::new(Arc::new(ThreadPool::default())),
     }
 }
 

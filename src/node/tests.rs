@@ -18,7 +18,7 @@ async fn start(directory: &Path, config: Config) -> Running {
         disk: Arc::new(SystemDisk::new(directory).unwrap()),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
-        tasks: Tasks::new(Arc::new(ThreadPool)),
+        tasks: Tasks::new(Arc::new(ThreadPool::default())),
     };
     let (stop, stopped) = oneshot::channel();
     let (sender, ready) = oneshot::channel();

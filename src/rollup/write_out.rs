@@ -142,7 +142,7 @@ pub(super) async fn write_out(states: Vec<Exclusive>) -> Result<usize, Error> {
     let (environment, rows) = (first.shared.environment.clone(), Arc::clone(&first.shared.rows));
     let (outs, outcome) = environment
         .tasks
-        .blocking(move || {
+        .background(move || {
             let written: Result<usize, Error> = outs.iter().map(WriteOut::write).sum();
             let outcome = written.and_then(|written| rows.flush().map(|()| written).map_err(Error::from));
             (outs, outcome)

@@ -57,7 +57,7 @@ impl Fake {
             )
             .with_state(state.clone());
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-        let tasks = Tasks::new(Arc::new(ThreadPool));
+        let tasks = Tasks::new(Arc::new(ThreadPool::default()));
         tasks.spawn("fake node", async move { axum::serve(listener, router).await.unwrap() });
         Fake { address, state }
     }

@@ -202,7 +202,7 @@ mod tests {
             disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
-            tasks: Tasks::new(Arc::new(ThreadPool)),
+            tasks: Tasks::new(Arc::new(ThreadPool::default())),
         };
         let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
         let log = Log::open(&environment, config).await.unwrap().group(GroupId(1));

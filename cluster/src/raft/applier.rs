@@ -164,7 +164,7 @@ impl Applier {
         let (done, is_done) = oneshot::channel();
         let applier = self.clone();
         self.shared.tasks.spawn("rest of an entry", async move {
-            let finished = applier.shared.tasks.blocking(rest).await;
+            let finished = applier.shared.tasks.background(rest).await;
             match (finished, responder) {
                 (Ok(answer), Some(responder)) => responder.send(Answer(answer)),
                 (Ok(_), None) => {}

@@ -298,7 +298,7 @@ impl Place {
             }),
             clock: Arc::new(SystemClock),
             entropy: Arc::new(SystemEntropy),
-            tasks: Tasks::new(Arc::new(ThreadPool)),
+            tasks: Tasks::new(Arc::new(ThreadPool::default())),
         };
         let tasks = environment.tasks.clone();
         let toys = Arc::new(Toys {

@@ -214,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_request_is_answered_once_also_after_later() {
-        let tasks = Tasks::new(Arc::new(ThreadPool));
+        let tasks = Tasks::new(Arc::new(ThreadPool::default()));
         let drive = Drive {
             servers: vec![server(&tasks).await],
             connections: 3,

@@ -80,7 +80,7 @@ impl Arguments {
         let bytes: usize = load.bodies.iter().map(|body| body.bytes.len()).sum();
         let threads = self.threads.map_or_else(cores, usize::from);
         let mill = Arc::new(Mill::new(load, self.body_format, self.partitions));
-        let tasks = Tasks::new(Arc::new(ThreadPool));
+        let tasks = Tasks::new(Arc::new(ThreadPool::default()));
         let (before, begun) = (Usage::own(), Instant::now());
         let grinding = (0..threads).map(|_| {
             let mill = mill.clone();

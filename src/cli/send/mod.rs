@@ -129,7 +129,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
         compression: arguments.compress,
         patience: arguments.timeout,
         progressed_at: Cell::new(Instant::now()),
-        tasks: Tasks::new(Arc::new(ThreadPool)),
+        tasks: Tasks::new(Arc::new(ThreadPool::default())),
     };
     let mut ledger = Ledger::default();
     let flow = Flow { sender: &sender, arguments, input: &name };

@@ -236,7 +236,7 @@ async fn sled_serves_reads_and_snapshots_while_it_is_written() {
     let disk = MemoryDisk::default();
     let open = || {
         let mut environment = environment(&disk);
-        environment.tasks = cluster::environment::Tasks::new(Arc::new(cluster::environment::ThreadPool));
+        environment.tasks = cluster::environment::Tasks::new(Arc::new(cluster::environment::ThreadPool::default()));
         let damage = Damage { environment: environment.clone(), marker: "rollups.damaged".into() };
         let rows: Arc<dyn RowStore> = Arc::new(SledRows::open(&path, 1).unwrap());
         let (limits, sketch) = (Limits::default(), SKETCH.clone());

@@ -90,7 +90,7 @@ pub fn environment(network: Arc<dyn Network>) -> Environment {
         disk: Arc::new(SystemDisk::new(std::env::temp_dir()).unwrap()),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(Constant),
-        tasks: Tasks::new(Arc::new(ThreadPool)),
+        tasks: Tasks::new(Arc::new(ThreadPool::default())),
     }
 }
 
