@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Side by side: DuckDB reads and aggregates a file of events; three Hourmark nodes take the same file in, fsynced and replicated.
 
-    tests/benches/duckdb.py [--events 10M] [--rounds 3] [--format ndjson|binary] [--binary target/release/hourmark]
+    tests/benches/duckdb.py [--events 10M] [--rounds 3] [--format ndjson|binary]
+                               [--request-events 50k] [--binary target/release/hourmark]
 
 Needs `pip install duckdb`. Both get the same NDJSON (made by `hourmark bench --save`), one after the other, in turns. DuckDB gives
 count, average, minimum, maximum and the exact median per app and hour, from the file, on all cores. Hourmark's rate is that of
-acked events; its answers are compared with the file's, every one, and the run fails if one is wrong. CPU seconds are user and
-system of all processes; on a machine that does other work they say more than the wall clock.
+acked events, in requests of 50,000; its answers are compared with the file's, every one, and the run fails if one is wrong.
+CPU seconds are user and system of all processes; on a machine that does other work they say more than the wall clock.
 """
 import argparse
 import json
@@ -42,8 +43,9 @@ def duckdb(path):
     return {"events": int(events), "rate": int(events) / float(seconds), "cpu": float(cpu) / int(events) * 1e6, "rows": int(rows)}
 
 
-def hourmark(binary, path, form, port):
-    command = [binary, "bench", "--spawn", "3", "--base-port", str(port), "--replay", path, "--warm-up", "0", "--format", form, "-o", "json"]
+def hourmark(binary, path, form, size, port):
+    command = [binary, "bench", "--spawn", "3", "--base-port", str(port), "--replay", path, "--warm-up", "0", "--format", form,
+               "--request-events", size, "-o", "json"]
     run = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     if run.returncode != 0:
         raise SystemExit(run.stderr)
@@ -57,6 +59,7 @@ def main():
     parser.add_argument("--events", default="10M")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--format", choices=["ndjson", "binary"], default="ndjson")
+    parser.add_argument("--request-events", default="50k")
     parser.add_argument("--binary", default=str(ROOT / "target/release/hourmark"))
     parser.add_argument("--base-port", type=int, default=3700)
     arguments = parser.parse_args()
@@ -66,7 +69,8 @@ def main():
         subprocess.run([arguments.binary, "bench", "--events", arguments.events, "--save", path], check=True)
         for _ in range(arguments.rounds):
             for name, run in (("duckdb", lambda: duckdb(path)),
-                              ("hourmark", lambda: hourmark(arguments.binary, path, arguments.format, arguments.base_port))):
+                              ("hourmark", lambda: hourmark(arguments.binary, path, arguments.format, arguments.request_events,
+                                                            arguments.base_port))):
                 results[name].append(run())
                 print(name, json.dumps(results[name][-1]), flush=True)
     for measure in ("rate", "cpu"):
