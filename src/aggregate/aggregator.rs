@@ -14,6 +14,7 @@ use super::progress::Progress;
 use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
 use super::window_table::WindowTable;
+use crate::domain::SketchConfig;
 use crate::format::{Checkpoint, DELTA_RATIO, ENTRY_BYTES_MAX, Entry, Quarantined};
 use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
@@ -255,32 +256,38 @@ impl State {
     fn checkpoint(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
         let (None, Some(through)) = (&self.under_way, self.folded) else { return Ok(()) };
         let table = Arc::new(std::mem::take(&mut self.filling));
-        let checkpoint = Checkpoint {
+        let head = Checkpoint {
             base: self.base.map(|base| base.0),
             through: through.0,
             watermark_ms: self.watermark.reached_ms(),
             tally: table.tally(),
-            deltas: table.deltas().map(|(app, hour, delta)| (app.clone(), hour, delta.clone())).collect(),
-            quarantined: table.quarantined().to_vec(),
+            ..Checkpoint::default()
         };
-        self.arguments.partition.check(&checkpoint)?;
-        let entry = Entry::Checkpoint(checkpoint).encode();
-        assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
-        self.arguments.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
+        let (windows, sketch) = (table.clone(), self.arguments.settings.sketch.clone());
+        let partition = self.arguments.partition.clone();
+        let encode = move || {
+            let (deltas, quarantined) = (windows.deltas(&sketch), windows.quarantined().to_vec());
+            let checkpoint = Checkpoint { deltas, quarantined, ..head };
+            partition.check(&checkpoint).map_err(ProposeError::Unfit)?;
+            Ok(Entry::Checkpoint(checkpoint).encode())
+        };
         self.under_way = Some(UnderWay { base: self.base, through, table });
         self.base = Some(through);
         self.last_checkpoint = Instant::now();
         let proposal = Proposal {
             partition: self.arguments.partition.clone(),
             term: self.arguments.term,
-            entry,
             timeout: self.arguments.settings.propose_timeout,
             progress: self.arguments.progress.clone(),
             metrics: self.arguments.metrics.clone(),
         };
-        let aggregator = myself.clone();
+        let (aggregator, tasks) = (myself.clone(), self.arguments.environment.tasks.clone());
         self.arguments.environment.tasks.spawn("checkpoint proposal", async move {
-            let answer = proposal.see_through(&aggregator).await;
+            // Thousands of windows: entries are folded and reads answered meanwhile.
+            let answer = match tasks.background(encode).await {
+                Ok(entry) => proposal.see_through(entry, &aggregator).await,
+                Err(unfit) => Err(unfit),
+            };
             // The aggregator is gone only when a newer one has taken over.
             let _ = aggregator.cast(AggregatorMessage::CheckpointDone(answer));
         });
@@ -290,14 +297,14 @@ impl State {
     fn checkpoint_done(&mut self, answer: Result<Checkpointed, ProposeError>) -> Result<(), ActorProcessingErr> {
         let under_way = self.under_way.take().ok_or("an answer without a checkpoint under way")?;
         let metrics = &self.arguments.metrics;
-        if answer != Ok(Checkpointed::Applied) {
+        if !matches!(answer, Ok(Checkpointed::Applied) | Err(ProposeError::Unfit(_))) {
             metrics.checkpoints_failed.inc();
         }
         match answer? {
             Checkpointed::Applied => {
                 metrics.checkpoints.inc();
                 metrics.quarantined.inc_by(under_way.table.quarantined().len() as u64);
-                metrics.late.inc_by(under_way.table.deltas().map(|(_, _, delta)| delta.late()).sum());
+                metrics.late.inc_by(under_way.table.late());
                 Ok(())
             }
             Checkpointed::Skipped => Err("another checkpoint was applied first".into()),
@@ -322,12 +329,13 @@ impl State {
     }
 
     fn answer(&self, read: Read) {
+        let sketch = &self.arguments.settings.sketch;
         let mut generations = Vec::with_capacity(2);
         if let Some(under_way) = &self.under_way {
-            generations.push(generation(under_way.base, &under_way.table, &read.selection));
+            generations.push(generation(under_way.base, &under_way.table, &read.selection, sketch));
             debug_assert_eq!(self.base, Some(under_way.through), "generations follow each other");
         }
-        generations.push(generation(self.base, &self.filling, &read.selection));
+        generations.push(generation(self.base, &self.filling, &read.selection, sketch));
         // The asker may have given up.
         let _ = read.reply.send(OpenWindows { generations, watermark_ms: self.watermark.reached_ms() });
     }
@@ -337,7 +345,6 @@ impl State {
 struct Proposal {
     partition: Arc<dyn Partition>,
     term: Term,
-    entry: Bytes,
     timeout: Duration,
     progress: Arc<Progress>,
     metrics: AggregateMetrics,
@@ -346,10 +353,16 @@ struct Proposal {
 impl Proposal {
     /// Proposes the same bytes until the log has an answer, or the aggregator is gone. While the log refuses them (its
     /// disk is full, a new leader is about to be known) nothing is lost by waiting, and nothing gained by starting anew.
-    async fn see_through(&self, aggregator: &ActorRef<AggregatorMessage>) -> Result<Checkpointed, ProposeError> {
+    async fn see_through(
+        &self,
+        entry: Bytes,
+        aggregator: &ActorRef<AggregatorMessage>,
+    ) -> Result<Checkpointed, ProposeError> {
+        assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
+        self.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
         let mut pause = REFUSED_PAUSE_MIN;
         loop {
-            let answer = self.partition.propose(self.term, self.entry.clone(), Instant::now() + self.timeout).await;
+            let answer = self.partition.propose(self.term, entry.clone(), Instant::now() + self.timeout).await;
             let is_refused = matches!(answer, Err(ProposeError::NotAppended(_)));
             self.progress.set_waits_for_log(is_refused);
             let is_gone = matches!(aggregator.get_status(), ActorStatus::Stopping | ActorStatus::Stopped);
@@ -366,12 +379,12 @@ impl Proposal {
     }
 }
 
-fn generation(base: Option<Offset>, table: &WindowTable, selection: &Selection) -> Generation {
+fn generation(base: Option<Offset>, table: &WindowTable, selection: &Selection, sketch: &SketchConfig) -> Generation {
     match selection {
         Selection::Hours(app, hours) => Generation {
             base,
             knows_app: table.knows(app),
-            deltas: table.hours(app, hours.clone()),
+            deltas: table.hours(app, hours, sketch),
             ..Generation::default()
         },
         Selection::Apps { prefix, cursor, limit } => {

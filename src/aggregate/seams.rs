@@ -77,6 +77,9 @@ pub enum Checkpointed {
 /// Why a proposal has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
+    /// The state would not take it: what was folded is not what the log holds. Nothing was proposed.
+    #[error("the checkpoint does not fit: {0}")]
+    Unfit(String),
     /// The entry was not and will not be appended, for now: the disk is full, say. The same may be proposed again.
     #[error("the checkpoint was not appended: {0}")]
     NotAppended(String),

@@ -5,8 +5,9 @@ use crate::domain::{AppId, EventTime, Hour, ResponseTime, Rollup};
 use crate::format::{BatchBuilder, Checkpoint, Entry, EventsEntry, Part, Tally};
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::environment::{SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+use cluster::environment::{SystemClock, SystemDisk, SystemEntropy, TaskRunner, Tasks, TcpNetwork, ThreadPool, Work};
 use cluster::{Committed, LogPosition, NodeId, Payload};
+use futures::future::BoxFuture;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 /// A partition's log and state in memory, with the rules that the replicated one has.
@@ -161,6 +162,15 @@ struct World {
 
 const P: PartitionId = PartitionId(0);
 
+/// Does background work like any other: tokio's paused clock stands still meanwhile, as it does for no thread of ours.
+struct Prompt(ThreadPool);
+
+impl TaskRunner for Prompt {
+    fn run(&self, work: Work) -> BoxFuture<'static, ()> {
+        self.0.run(work)
+    }
+}
+
 async fn world() -> World {
     let directory = tempfile::tempdir().unwrap();
     let environment = Environment {
@@ -168,7 +178,7 @@ async fn world() -> World {
         disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
         clock: Arc::new(SystemClock),
         entropy: Arc::new(SystemEntropy),
-        tasks: Tasks::new(Arc::new(ThreadPool::default())),
+        tasks: Tasks::new(Arc::new(Prompt(ThreadPool::default()))),
     };
     let script = Script::new();
     let (leaderships, led) = watch::channel(BTreeMap::from([(P, Term(1))]));

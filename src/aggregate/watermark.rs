@@ -5,7 +5,7 @@
 //! moves it: a far-future timestamp must not seal other apps' hours. Lateness decides only how an event is labelled;
 //! every late event is folded all the same (it amends).
 
-use crate::domain::{EventTime, Hour};
+use crate::domain::EventTime;
 
 /// The watermark of one partition. Never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +48,8 @@ impl Watermark {
         true
     }
 
-    /// Whether the window of `hour` is sealed: the watermark has passed its end plus the allowed lateness.
-    pub fn has_sealed(self, hour: Hour) -> bool {
-        u64::from(hour.0) < self.sealed_hours()
-    }
-
-    /// How many hours since the epoch are sealed.
-    fn sealed_hours(self) -> u64 {
+    /// How many hours since the epoch are sealed: the watermark has passed their end plus the allowed lateness.
+    pub fn sealed_hours(self) -> u64 {
         self.reached_ms.saturating_sub(self.lateness_ms) / MS_PER_HOUR
     }
 }
@@ -71,10 +66,9 @@ mod tests {
     fn hour_is_sealed_when_the_watermark_passes_end_plus_lateness() {
         let mut watermark = Watermark::new(0, HOUR);
         watermark.observe(EventTime(12 * HOUR - 1), u64::MAX);
-        assert!(!watermark.has_sealed(Hour(10)), "hour 10 ends at 11:00, lateness lasts to 12:00");
+        assert_eq!(watermark.sealed_hours(), 10, "hour 10 ends at 11:00, lateness lasts to 12:00");
         watermark.observe(EventTime(12 * HOUR), u64::MAX);
-        assert!(watermark.has_sealed(Hour(10)));
-        assert!(!watermark.has_sealed(Hour(11)));
+        assert_eq!(watermark.sealed_hours(), 11);
     }
 
     #[test]
@@ -100,6 +94,6 @@ mod tests {
         assert!(!watermark.advance_idle(10 * HOUR + 5000, 1000), "no further hour would be sealed");
         assert_eq!(watermark.reached_ms(), 10 * HOUR);
         assert!(watermark.advance_idle(11 * HOUR + 1000, 1000));
-        assert!(watermark.has_sealed(Hour(9)));
+        assert_eq!(watermark.sealed_hours(), 10);
     }
 }

@@ -4,12 +4,16 @@
 //! needs no care about who comes first; what matters is that each entry is folded into exactly one table that a
 //! checkpoint then carries.
 
-use super::open_apps::OpenApps;
+use super::open_apps::{OpenApps, PENDING_MAX, Pending};
 use super::seams::Acceptance;
 use super::watermark::Watermark;
-use crate::domain::{AppId, EventTime, Hour, ResponseTime, Rollup, SketchConfig, Values};
+use crate::domain::{AppId, EventTime, Hour, ResponseTime, Rollup, SketchConfig};
 use crate::format::{self, Batch, EventsEntry, Quarantined, Tally};
 use std::ops::Range;
+
+/// What an event that is in no window yet may add to a checkpoint, about: at least half of the most, which is a window of
+/// its own.
+const PENDING_BYTES: usize = 8;
 
 /// Deltas by app and hour, what became of the events, and the entries that could not be folded.
 #[derive(Debug, Clone, Default)]
@@ -18,6 +22,10 @@ pub struct WindowTable {
     tally: Tally,
     quarantined: Vec<Quarantined>,
     entries: u64,
+    late: u64,
+    /// Events that are in no window yet.
+    pending: usize,
+    /// What the others take.
     bytes: usize,
 }
 
@@ -45,7 +53,8 @@ impl WindowTable {
             batches.push(batch);
         }
         let counted: u64 = batches.iter().map(Batch::events).sum();
-        let mut pass = Pass { stamp_ms: entry.stamp_ms, sealed: *watermark, watermark, config };
+        let (stamp_ms, sealed_hours) = (entry.stamp_ms, watermark.sealed_hours());
+        let mut pass = Pass { stamp_ms, sealed_hours, watermark, config };
         for batch in batches {
             batch.for_each_app(|app_id, events| self.fold_app(app_id, events, &mut pass));
         }
@@ -79,22 +88,29 @@ impl WindowTable {
         &self.quarantined
     }
 
+    /// How many events were late.
+    pub fn late(&self) -> u64 {
+        self.late
+    }
+
     /// About how many bytes its checkpoint would take, not less than half of it.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + PENDING_BYTES * self.pending
     }
 
     /// All deltas, ascending by app and hour.
-    pub fn deltas(&self) -> impl Iterator<Item = (&AppId, Hour, &Rollup)> {
-        let windows = self.apps.sorted().into_iter();
-        windows.flat_map(|app| app.windows.iter().map(move |(hour, delta)| (&app.id, *hour, delta)))
+    pub fn deltas(&self, config: &SketchConfig) -> Vec<(AppId, Hour, Rollup)> {
+        let mut deltas = Vec::new();
+        for app in self.apps.sorted() {
+            let hours = app.deltas(&(Hour(0)..Hour(u32::MAX)), config);
+            deltas.extend(hours.into_iter().map(|(hour, delta)| (app.id.clone(), hour, delta)));
+        }
+        deltas
     }
 
     /// The deltas of one app's hours.
-    pub fn hours(&self, app: &AppId, hours: Range<Hour>) -> Vec<(Hour, Rollup)> {
-        let Some(app) = self.apps.find(app.as_str()) else { return Vec::new() };
-        let windows = app.windows.iter().filter(|(hour, _)| hours.contains(hour));
-        windows.map(|(hour, delta)| (*hour, delta.clone())).collect()
+    pub fn hours(&self, app: &AppId, hours: &Range<Hour>, config: &SketchConfig) -> Vec<(Hour, Rollup)> {
+        self.apps.find(app.as_str()).map_or_else(Vec::new, |app| app.deltas(hours, config))
     }
 
     /// Whether it holds anything of the app.
@@ -108,28 +124,29 @@ impl WindowTable {
         let apps = self.apps.sorted().into_iter();
         apps.filter(|app| app.id.as_str().starts_with(prefix) && cursor.is_none_or(|cursor| app.id.as_str() > cursor))
             .take(limit)
-            .filter_map(|app| Some((app.id.clone(), app.windows.first()?.0, app.windows.last()?.0)))
+            .filter_map(|app| app.span().map(|(first, last)| (app.id.clone(), first, last)))
             .collect()
     }
 
     /// Folds one app's events.
-    fn fold_app(&mut self, app_id: &str, mut events: &[(EventTime, ResponseTime)], pass: &mut Pass<'_>) {
+    fn fold_app(&mut self, app_id: &str, events: &[(EventTime, ResponseTime)], pass: &mut Pass<'_>) {
         let (app, is_new) = self.apps.find_or_insert(app_id);
         if is_new {
             self.bytes += app_id.len() + 4;
         }
-        while let Some((first, _)) = events.first() {
-            let hour = first.hour();
-            let window = hour.start()..hour.end();
-            // Events of an app mostly share their hour.
-            let length = events.iter().position(|(time, _)| !window.contains(time)).unwrap_or(events.len());
-            let (own, others) = events.split_at(length);
-            events = others;
-            own.iter().for_each(|(time, _)| pass.watermark.observe(*time, pass.stamp_ms));
-            let delta = app.window(hour);
-            let bytes_before = encoded_bytes(delta);
-            delta.record_all(own.iter().map(|(_, value)| *value), pass.sealed.has_sealed(hour), pass.config);
-            self.bytes += encoded_bytes(delta).saturating_sub(bytes_before);
+        for events in events.chunks(PENDING_MAX) {
+            for (time, value) in events {
+                pass.watermark.observe(*time, pass.stamp_ms);
+                let hour = time.hour();
+                let is_late = u64::from(hour.0) < pass.sealed_hours;
+                self.late += u64::from(is_late);
+                app.add(Pending { hour, is_late, value: *value });
+            }
+            self.pending += events.len();
+            if app.pending() >= PENDING_MAX {
+                self.pending -= app.pending();
+                self.bytes += app.settle(pass.config);
+            }
         }
     }
 }
@@ -137,19 +154,10 @@ impl WindowTable {
 /// What one entry's events are folded by.
 struct Pass<'a> {
     stamp_ms: u64,
-    sealed: Watermark,
+    /// Windows before this hour were sealed when the entry came.
+    sealed_hours: u64,
     watermark: &'a mut Watermark,
     config: &'a SketchConfig,
-}
-
-/// At least about what a delta takes in a checkpoint: nothing if it is empty.
-fn encoded_bytes(delta: &Rollup) -> usize {
-    match delta.values() {
-        Values::Exact(values) if values.is_empty() => 0,
-        Values::Exact(values) => 24 + 6 * values.len(),
-        // Eight bytes a bin in memory; a bin that holds anything takes about three.
-        Values::Sketch(sketch) => 32 + sketch.memory_bytes() / 8 * 3,
-    }
 }
 
 #[cfg(test)]
@@ -187,7 +195,8 @@ mod tests {
         let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(0, HOUR));
         let entry = entry(vec![part(&[("a", 5, 1), ("b", HOUR - 1, 2), ("a", HOUR, 3), ("a", 6, 4)])]);
         fold(&mut table, &entry, &Acceptance::All, &mut watermark).unwrap();
-        let deltas: Vec<_> = table.deltas().map(|(app, hour, delta)| (app.as_str(), hour.0, delta.count())).collect();
+        let deltas = table.deltas(&SketchConfig::default());
+        let deltas: Vec<_> = deltas.iter().map(|(app, hour, delta)| (app.as_str(), hour.0, delta.count())).collect();
         assert_eq!(deltas, [("a", 0, 2), ("a", 1, 1), ("b", 0, 1)]);
         assert_eq!(table.tally(), Tally { counted: 4, duplicate: 0, quarantined: 0 });
         assert_eq!(watermark.reached_ms(), HOUR);
@@ -209,8 +218,9 @@ mod tests {
         let (mut table, mut watermark) = (WindowTable::default(), Watermark::new(10 * HOUR, HOUR));
         let entry = entry(vec![part(&[("a", 0, 1), ("a", 9 * HOUR, 1)])]);
         fold(&mut table, &entry, &Acceptance::All, &mut watermark).unwrap();
-        let late: Vec<_> = table.deltas().map(|(_, hour, delta)| (hour.0, delta.late())).collect();
-        assert_eq!(late, [(0, 1), (9, 0)]);
+        let deltas = table.deltas(&SketchConfig::default());
+        let late: Vec<_> = deltas.iter().map(|(_, hour, delta)| (hour.0, delta.late())).collect();
+        assert_eq!((table.late(), late), (1, vec![(0, 1), (9, 0)]));
     }
 
     #[test]
@@ -220,7 +230,7 @@ mod tests {
         damaged.batch = Bytes::from([&damaged.batch[..damaged.batch.len() - 1], &[0x55]].concat());
         let entry = entry(vec![part(&[("a", 5, 1)]), damaged]);
         assert!(fold(&mut table, &entry, &Acceptance::All, &mut watermark).is_err());
-        assert!(table.is_empty() && table.deltas().next().is_none());
+        assert!(table.is_empty() && table.deltas(&SketchConfig::default()).is_empty());
         assert_eq!(watermark.reached_ms(), 0);
     }
 

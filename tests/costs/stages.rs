@@ -112,12 +112,12 @@ fn merge(rounds: u64) {
     let (mut table, config) = (WindowTable::default(), SketchConfig::default());
     let (mut watermark, entry) = (Watermark::new(0, 0), entry(&events()));
     (0..6).for_each(|_| assert_eq!(table.fold(&entry, &Acceptance::All, &mut watermark, &config), Ok(())));
-    let deltas = table.deltas().map(|(app, hour, delta)| (app.clone(), hour, delta.clone())).collect();
+    let deltas = table.deltas(&config);
+    let key = |app: &AppId, hour: Hour| format!("{app}{}", hour.0).into_bytes();
+    let mut rows: Vec<_> = deltas.iter().map(|(app, hour, _)| (key(app, *hour), StoredRollup::default())).collect();
     let checkpoint =
         Checkpoint { base: None, through: 0, watermark_ms: 0, tally: Tally::default(), deltas, quarantined: vec![] };
     let bytes = Entry::Checkpoint(checkpoint).encode();
-    let key = |app: &AppId, hour: Hour| format!("{app}{}", hour.0).into_bytes();
-    let mut rows: Vec<_> = table.deltas().map(|(app, hour, _)| (key(app, hour), StoredRollup::default())).collect();
     for _ in 0..rounds {
         let Ok(Entry::Checkpoint(checkpoint)) = Entry::decode(black_box(&bytes)) else { panic!("it was just encoded") };
         for ((tail, row), (_, _, delta)) in rows.iter_mut().zip(&checkpoint.deltas) {

@@ -15,7 +15,7 @@ pub use clock::{Clock, SystemClock};
 pub use disk::{Disk, DiskUsage, File, SystemDisk};
 pub use entropy::{Entropy, SystemEntropy};
 pub use network::{Listener, Network, Stream, TcpNetwork};
-pub use tasks::{TaskRunner, Tasks, ThreadPool};
+pub use tasks::{TaskRunner, Tasks, ThreadPool, Work};
 
 use std::sync::Arc;
 
