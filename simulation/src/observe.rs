@@ -8,6 +8,7 @@ use crate::invariants::Watch;
 use crate::kernel::time;
 use crate::timeline;
 use crate::trace;
+use cluster::HISTORY;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -102,7 +103,8 @@ impl Subscriber for Ear {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         let target = metadata.target();
         // What is no span is an event, or the question whether there would be one: on the answer depends what entries hash to.
-        is_turn(metadata) || !metadata.is_span() && (target.starts_with("cluster") || target.starts_with("hourmark"))
+        let is_ours = target == HISTORY || target.starts_with("cluster") || target.starts_with("hourmark");
+        is_turn(metadata) || !metadata.is_span() && is_ours
     }
 
     fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
@@ -118,7 +120,7 @@ impl Subscriber for Ear {
     fn event(&self, event: &Event<'_>) {
         let mut message = Message { machine: time::running(), ..Message::default() };
         event.record(&mut Fields(&mut message));
-        hear(*event.metadata().level(), &message);
+        hear(event.metadata(), &message);
     }
 
     fn enter(&self, turn: &span::Id) {
@@ -149,12 +151,15 @@ impl Visit for Turn {
     fn record_debug(&mut self, _: &Field, _: &dyn std::fmt::Debug) {}
 }
 
-fn hear(level: Level, message: &Message) {
+fn hear(metadata: &Metadata<'_>, message: &Message) {
     coverage::heard(message);
     timeline::heard(message);
-    if level <= Level::INFO {
+    let level = *metadata.level();
+    // The log's history is too long to be shown.
+    let is_shown = metadata.target() != HISTORY;
+    if is_shown && level <= Level::INFO {
         trace::line(format_args!("{} {level}: {}{}", message.machine, message.text, shown(message)));
-    } else if level == Level::DEBUG {
+    } else if is_shown && level == Level::DEBUG {
         trace::aside(format_args!("{} {level}: {}{}", message.machine, message.text, shown(message)));
     }
     let watch = OBSERVER.with_borrow(|observer| observer.watch.clone());

@@ -19,7 +19,7 @@ use crate::format::{Checkpoint, DELTA_RATIO, ENTRY_BYTES_MAX, Entry, Quarantined
 use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
 use cluster::environment::Environment;
-use cluster::{Committed, Offset, Payload, Term};
+use cluster::{Committed, HISTORY, Offset, Payload, Term};
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -203,7 +203,7 @@ impl State {
             return Ok(());
         }
         self.arguments.progress.folding(offset);
-        tracing::trace!(offset = offset.0, hash = crc32c::crc32c(&payload), "folding");
+        tracing::debug!(target: HISTORY, offset = offset.0, hash = crc32c::crc32c(&payload), "folding");
         let Some(acceptance) = self.arguments.partition.acceptance(offset) else {
             self.arguments.progress.not_folding();
             return Err("a checkpoint of another aggregator was applied".into());

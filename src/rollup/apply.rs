@@ -16,7 +16,9 @@ use crate::domain::{AppId, Hour, Rollup};
 use crate::format::{Checkpoint, Entry, EventsEntry, StoredRollup};
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::{Begun, Committed, Durable, LogPosition, Offset, Pace, Payload, Snapshot, SnapshotChunks, StateMachine};
+use cluster::{
+    Begun, Committed, Durable, HISTORY, LogPosition, Offset, Pace, Payload, Snapshot, SnapshotChunks, StateMachine,
+};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
@@ -199,7 +201,8 @@ impl Shared {
         inner.position.checkpoint = Some(position.offset.0);
         let consumed = inner.position.reached();
         drop(inner);
-        tracing::trace!(
+        tracing::debug!(
+            target: HISTORY,
             partition = self.id.0,
             offset = position.offset.0,
             through = checkpoint.through,

@@ -8,7 +8,9 @@ use super::types::{
     Answer, Entry, LogId, Members, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
 use crate::environment::Tasks;
-use crate::{Begun, Committed, Durable, GroupId, LogPosition, Offset, Pace, Payload, SnapshotChunks, StateMachine};
+use crate::{
+    Begun, Committed, Durable, GroupId, HISTORY, LogPosition, Offset, Pace, Payload, SnapshotChunks, StateMachine,
+};
 use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
@@ -141,7 +143,8 @@ impl Applier {
             self.shared.machine.apply(committed).map(Begun::Done)
         };
         let begun = begun.inspect_err(|error| self.fail(at, error))?;
-        tracing::trace!(
+        tracing::debug!(
+            target: HISTORY,
             group = self.shared.group.0,
             term = at.term.0,
             leader = at.leader.0,
@@ -185,9 +188,9 @@ impl Applier {
     }
 }
 
-/// What is told of an entry to whoever traces all of them; nobody usually does, and then it costs nothing.
+/// What is told of an entry to whoever follows all of them; nobody usually does, and then it costs nothing.
 fn fingerprint(payload: &Payload) -> u32 {
-    if !tracing::enabled!(tracing::Level::TRACE) {
+    if !tracing::enabled!(target: HISTORY, tracing::Level::DEBUG) {
         return 0;
     }
     match payload {
