@@ -2,7 +2,7 @@
 //! written last, and the ones that were read last. Pure.
 
 use crate::format::{Quarantined, StoredRollup};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -25,12 +25,21 @@ pub struct RecentRow {
 /// Rollups by the tail of their key.
 #[derive(Debug, Default)]
 pub struct Recent {
-    rows: BTreeMap<Vec<u8>, Arc<RecentRow>>,
-    dirty: BTreeSet<Vec<u8>>,
-    /// Being written out now.
-    writing: BTreeSet<Vec<u8>>,
+    rows: BTreeMap<Vec<u8>, Kept>,
+    /// How many of them changed since they were last taken.
+    dirty: usize,
+    /// How many of them are being written out now.
+    writing: usize,
     quarantined: BTreeMap<u64, Quarantined>,
     read: ReadRows,
+}
+
+/// A row in memory, and whether the row store has it. Both marks stand where one changes while it is written.
+#[derive(Debug)]
+struct Kept {
+    row: Arc<RecentRow>,
+    is_dirty: bool,
+    is_writing: bool,
 }
 
 /// Rows as the row store has them, as long as nothing changes them. When the younger half is full, the older one is
@@ -53,7 +62,8 @@ pub struct Taken {
 impl Recent {
     /// A row, if it is in memory.
     pub fn get(&self, tail: &[u8]) -> Option<&Arc<RecentRow>> {
-        self.rows.get(tail).or_else(|| self.read.younger.get(tail)).or_else(|| self.read.older.get(tail))
+        let kept = self.rows.get(tail).map(|kept| &kept.row);
+        kept.or_else(|| self.read.younger.get(tail)).or_else(|| self.read.older.get(tail))
     }
 
     /// Keeps a row that was just read from the row store, where it still is the newest.
@@ -70,15 +80,25 @@ impl Recent {
     /// The rows with `from <= tail < to`, in order.
     pub fn range(&self, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = (&Vec<u8>, &Arc<RecentRow>)> {
         let to = to.max(from);
-        self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)))
+        let kept = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        kept.map(|(tail, kept)| (tail, &kept.row))
     }
 
     /// Puts a changed row.
     pub fn put(&mut self, tail: Vec<u8>, row: Arc<RecentRow>) {
-        self.read.younger.remove(&tail);
-        self.read.older.remove(&tail);
-        self.dirty.insert(tail.clone());
-        self.rows.insert(tail, row);
+        match self.rows.get_mut(&tail) {
+            Some(kept) => {
+                self.dirty += usize::from(!kept.is_dirty);
+                kept.row = row;
+                kept.is_dirty = true;
+            }
+            None => {
+                self.read.younger.remove(&tail);
+                self.read.older.remove(&tail);
+                self.dirty += 1;
+                self.rows.insert(tail, Kept { row, is_dirty: true, is_writing: false });
+            }
+        }
     }
 
     /// Sets an entry aside.
@@ -93,35 +113,39 @@ impl Recent {
 
     /// How many rows changed since they were last taken.
     pub fn dirty(&self) -> usize {
-        self.dirty.len() + self.quarantined.len()
+        self.dirty + self.quarantined.len()
     }
 
     /// All rows that the row store does not hold for sure in their newest form.
     pub fn unwritten(&self) -> Taken {
-        let tails = self.dirty.union(&self.writing);
+        let rows = self.rows.iter().filter(|(_, kept)| kept.is_dirty || kept.is_writing);
         Taken {
-            rows: tails.map(|tail| (tail.clone(), Arc::clone(&self.rows[tail]))).collect(),
+            rows: rows.map(|(tail, kept)| (tail.clone(), Arc::clone(&kept.row))).collect(),
             quarantined: self.quarantined.values().cloned().collect(),
         }
     }
 
     /// Takes what changed, to write it. Ends with [`Recent::written`] or [`Recent::not_written`].
     pub fn take(&mut self) -> Taken {
-        assert!(self.writing.is_empty(), "one write-out at a time");
-        self.writing = std::mem::take(&mut self.dirty);
-        Taken {
-            rows: self.writing.iter().map(|tail| (tail.clone(), Arc::clone(&self.rows[tail]))).collect(),
-            quarantined: self.quarantined.values().cloned().collect(),
+        assert_eq!(self.writing, 0, "one write-out at a time");
+        let mut rows = Vec::with_capacity(self.dirty);
+        for (tail, kept) in self.rows.iter_mut().filter(|(_, kept)| kept.is_dirty) {
+            (kept.is_dirty, kept.is_writing) = (false, true);
+            rows.push((tail.clone(), Arc::clone(&kept.row)));
         }
+        (self.dirty, self.writing) = (0, rows.len());
+        Taken { rows, quarantined: self.quarantined.values().cloned().collect() }
     }
 
     /// What was taken is in the row store: what did not change in the meantime may be forgotten. The rows of this
     /// write-out are kept, as far as they are not too many, those of earlier ones are not.
     pub fn written(&mut self, taken: &Taken) {
-        let written = std::mem::take(&mut self.writing);
-        let keeps_written = written.len() <= CLEAN_ROWS_MAX;
-        let dirty = &self.dirty;
-        self.rows.retain(|tail, _| dirty.contains(tail) || (keeps_written && written.contains(tail)));
+        let keeps_written = self.writing <= CLEAN_ROWS_MAX;
+        self.writing = 0;
+        self.rows.retain(|_, kept| {
+            let was_written = std::mem::take(&mut kept.is_writing);
+            kept.is_dirty || (keeps_written && was_written)
+        });
         for entry in &taken.quarantined {
             self.quarantined.remove(&entry.offset);
         }
@@ -129,7 +153,11 @@ impl Recent {
 
     /// What was taken could not be written and is to be written again.
     pub fn not_written(&mut self) {
-        self.dirty.append(&mut self.writing);
+        self.writing = 0;
+        for kept in self.rows.values_mut().filter(|kept| kept.is_writing) {
+            self.dirty += usize::from(!kept.is_dirty);
+            (kept.is_dirty, kept.is_writing) = (true, false);
+        }
     }
 
     /// Forgets everything.
@@ -184,7 +212,12 @@ mod tests {
         recent.take();
         recent.not_written();
         assert_eq!((recent.dirty(), tails(&recent.take())), (1, vec![vec![1]]));
+        recent.put(vec![1], row(2));
+        recent.put(vec![2], row(2));
+        recent.not_written();
+        assert_eq!((recent.dirty(), tails(&recent.take())), (2, vec![vec![1], vec![2]]));
     }
+
     #[test]
     fn a_row_that_was_read_is_kept_until_it_changes() {
         let mut recent = Recent::default();

@@ -47,7 +47,8 @@ impl ThreadPool {
         self.background.get_or_init(|| {
             let (sender, receiver) = mpsc::channel::<Work>();
             let receiver = Arc::new(Mutex::new(receiver));
-            let threads = std::thread::available_parallelism().map_or(1, usize::from);
+            // Half of the cores at most: beside many threads of low priority the others get little, too.
+            let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
             for _ in 0..threads {
                 let receiver = receiver.clone();
                 let thread = std::thread::Builder::new().name("background".to_owned());

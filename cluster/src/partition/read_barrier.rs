@@ -8,6 +8,7 @@ use crate::raft::WriteError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Callers that may wait for a round to begin; more wait in line before that.
@@ -63,6 +64,13 @@ impl Replica {
 pub(super) async fn run(inner: Arc<Inner>, mut requests: mpsc::Receiver<Barrier>) {
     let mut waiting = Vec::new();
     while requests.recv_many(&mut waiting, WAITING_MAX).await > 0 {
+        // Questions that are being read at this moment come along.
+        yield_now().await;
+        while waiting.len() < WAITING_MAX
+            && let Ok(barrier) = requests.try_recv()
+        {
+            waiting.push(barrier);
+        }
         let outcome = inner.group.read_index().await;
         for barrier in waiting.drain(..) {
             // The caller may have given up at its deadline.
