@@ -81,7 +81,7 @@ impl Default for Config {
             max_future: Some(Duration::from_secs(600)),
             event_age_max: None,
             lateness: Duration::from_secs(3600),
-            partitions: 6,
+            partitions: 3,
             replication_factor: 3,
             relative_accuracy: 0.01,
             body_bytes_max: 16 << 20,

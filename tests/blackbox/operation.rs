@@ -59,7 +59,7 @@ fn status_shows_disk_and_replication_and_says_when_there_is_no_majority() {
         (output.status.code() == Some(0) && is_whole).then_some(())
     });
     let view = cluster.nodes[0].get("/v1/cluster").unwrap().body;
-    assert_eq!((&view["settings"]["replication_factor"], &view["settings"]["partitions"]), (&3.into(), &6.into()));
+    assert_eq!((&view["settings"]["replication_factor"], &view["settings"]["partitions"]), (&3.into(), &3.into()));
     let figures = cluster.nodes[0].get("/metrics").unwrap().body.as_str().unwrap().to_owned();
     let figure = |name: &str| {
         let line =
