@@ -100,7 +100,7 @@ fn take_exact(reader: &mut Reader<'_>) -> Result<Vec<u64>, Error> {
     let mut before = 0u64;
     let mut values = Vec::with_capacity(count);
     for _ in 0..count {
-        before = before.checked_add(reader.varint()?).ok_or(reader.invalid("value"))?;
+        before = before.checked_add(reader.varint()?).ok_or_else(|| reader.invalid("value"))?;
         values.push(before);
     }
     Ok(values)
@@ -115,11 +115,11 @@ fn take_sketch(reader: &mut Reader<'_>) -> Result<Sketch, Error> {
     let mut total = zeros;
     let mut sketch = Sketch::of_zeros(zeros, count);
     for _ in 0..count {
-        before = before.checked_add(unzigzag(reader.varint()?)).ok_or(reader.invalid("key"))?;
+        before = before.checked_add(unzigzag(reader.varint()?)).ok_or_else(|| reader.invalid("key"))?;
         let key = i32::try_from(before).map_err(|_| reader.invalid("key"))?;
         let count = reader.varint()?;
-        total = total.checked_add(count).ok_or(reader.invalid("count"))?;
-        sketch.push_bin(key, count).ok_or(reader.invalid("bins"))?;
+        total = total.checked_add(count).ok_or_else(|| reader.invalid("count"))?;
+        sketch.push_bin(key, count).ok_or_else(|| reader.invalid("bins"))?;
     }
     Ok(sketch)
 }

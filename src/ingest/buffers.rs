@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// Smaller bodies are left to the allocator.
 pub const KEPT_BYTES_MIN: usize = 64 * 1024;
-/// Larger ones are rare.
-pub const KEPT_BYTES_MAX: usize = 2 << 20;
-/// Buffers kept at a time: 32 MiB at most.
-const KEPT_MAX: usize = 16;
+/// Larger ones are rare: these are 90,000 lines.
+pub const KEPT_BYTES_MAX: usize = 8 << 20;
+/// Buffers that are kept at a time.
+const KEPT_MAX: usize = 64;
+/// Bytes that these have together.
+const KEPT_BYTES_TOTAL: usize = 32 << 20;
 
 /// Keeps buffers. Cheap to clone; all clones share them.
 #[derive(Clone, Default)]
@@ -58,7 +60,8 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut kept = self.buffers.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < KEPT_MAX {
+        let bytes: usize = kept.iter().map(Vec::capacity).sum();
+        if kept.len() < KEPT_MAX && bytes + self.buffer.capacity() <= KEPT_BYTES_TOTAL {
             self.buffer.clear();
             kept.push(std::mem::take(&mut self.buffer));
         }
@@ -90,8 +93,11 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded() {
         let buffers = Buffers::default();
-        let bodies: Vec<Bytes> = (0..40).map(|_| buffers.lend(Vec::with_capacity(KEPT_BYTES_MIN))).collect();
-        drop(bodies);
+        let lend = |count, bytes| drop((0..count).map(|_| buffers.lend(Vec::with_capacity(bytes))).collect::<Vec<_>>());
+        lend(9, KEPT_BYTES_MAX);
+        assert_eq!(buffers.kept.lock().unwrap().len(), KEPT_BYTES_TOTAL / KEPT_BYTES_MAX);
+        buffers.kept.lock().unwrap().clear();
+        lend(KEPT_MAX + 9, KEPT_BYTES_MIN);
         drop(buffers.lend(Vec::with_capacity(KEPT_BYTES_MIN - 1)));
         drop(buffers.lend(Vec::with_capacity(2 * KEPT_BYTES_MAX + 1)));
         assert_eq!(buffers.kept.lock().unwrap().len(), KEPT_MAX);

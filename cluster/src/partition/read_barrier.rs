@@ -64,12 +64,17 @@ impl Replica {
 pub(super) async fn run(inner: Arc<Inner>, mut requests: mpsc::Receiver<Barrier>) {
     let mut waiting = Vec::new();
     while requests.recv_many(&mut waiting, WAITING_MAX).await > 0 {
-        // Questions that are being read at this moment come along.
-        yield_now().await;
-        while waiting.len() < WAITING_MAX
-            && let Ok(barrier) = requests.try_recv()
-        {
-            waiting.push(barrier);
+        // Questions that are being read at this moment come along, as long as there are any: a round costs as much as some
+        // ten questions.
+        let mut known = 0;
+        while known < waiting.len() && waiting.len() < WAITING_MAX {
+            known = waiting.len();
+            yield_now().await;
+            while waiting.len() < WAITING_MAX
+                && let Ok(barrier) = requests.try_recv()
+            {
+                waiting.push(barrier);
+            }
         }
         let outcome = inner.group.read_index().await;
         for barrier in waiting.drain(..) {
