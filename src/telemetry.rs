@@ -1,7 +1,8 @@
 //! Log lines: where they go and what they look like.
 //!
 //! Lines go to stderr, compact, one event each: data goes to stdout, and a terminal or a supervisor reads stderr. What is
-//! shown is chosen by a filter in the syntax of `tracing-subscriber`, for example `info,cluster::raft=debug`.
+//! shown is chosen by a filter in the syntax of `tracing-subscriber`, for example `info,cluster::raft=debug`. The history of each
+//! entry is shown only to who asks for it by name (`history=debug`).
 
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
@@ -26,8 +27,13 @@ pub struct Error {
 ///
 /// A second call changes nothing: the first subscriber of a process stays.
 pub fn start(filter: &str) -> Result<(), Error> {
+    let wanted = if filter.contains(cluster::HISTORY) {
+        filter.to_owned()
+    } else {
+        format!("{filter},{}=off", cluster::HISTORY)
+    };
     let env_filter =
-        EnvFilter::builder().parse(filter).map_err(|source| Error { filter: filter.to_owned(), source })?;
+        EnvFilter::builder().parse(wanted).map_err(|source| Error { filter: filter.to_owned(), source })?;
     let subscriber = tracing_subscriber::fmt()
         .compact()
         .with_env_filter(env_filter)

@@ -21,8 +21,8 @@ pub struct Config {
     /// Members to ask for entry, `host:port` each. Empty on a fresh directory makes a new cluster. Where the node already
     /// belongs to a cluster, they are asked whether it is the same one.
     pub join: Vec<String>,
-    /// Partitions of a new cluster, 1 to 1024; fixed at creation. Default 6: each is a Raft group with a cost of its own,
-    /// and six keep two cores busy.
+    /// Partitions of a new cluster, 1 to 1024; fixed at creation. Default 3: each is a Raft group with a cost of its own,
+    /// and one for each node of the usual cluster lets all of them lead.
     pub partitions: u16,
     /// Replicas of each partition, as far as there are nodes; of a new cluster, 1 to 7. Default 3: one node may fail.
     pub replication_factor: u8,
@@ -78,7 +78,7 @@ impl Default for Config {
             cluster_address: "127.0.0.1:3601".to_owned(),
             cluster_advertise: None,
             join: Vec::new(),
-            partitions: 6,
+            partitions: 3,
             replication_factor: 3,
             settings: Bytes::new(),
             heartbeat_interval: Duration::from_millis(200),

@@ -20,8 +20,10 @@ use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
 use cluster::environment::Environment;
 use cluster::{Committed, HISTORY, Offset, Payload, Term};
+use futures::FutureExt;
 use ractor::{Actor, ActorProcessingErr, ActorRef, ActorStatus};
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep};
@@ -46,6 +48,8 @@ pub struct Arguments {
     pub progress: Arc<Progress>,
     /// Entries that are skipped, because they killed aggregators before.
     pub poisoned: BTreeSet<Offset>,
+    /// An aggregator died lately: events are recorded at once, so that the next death names the entry that causes it.
+    pub is_careful: bool,
     /// Doors.
     pub environment: Environment,
     /// Counters.
@@ -96,7 +100,7 @@ impl Actor for Aggregator {
             base: through,
             folded: through,
             watermark: Watermark::new(watermark_ms, arguments.settings.lateness_ms),
-            filling: WindowTable::default(),
+            filling: arguments.empty_table(),
             under_way: None,
             waits_for_room: false,
             reads: Vec::new(),
@@ -122,6 +126,12 @@ impl Actor for Aggregator {
             AggregatorMessage::Read(read) => state.read(read),
         }
         Ok(())
+    }
+}
+
+impl Arguments {
+    fn empty_table(&self) -> WindowTable {
+        if self.is_careful { WindowTable::recording_at_once() } else { WindowTable::default() }
     }
 }
 
@@ -255,7 +265,7 @@ impl State {
     /// Proposes what has been folded since `base`, unless a checkpoint is under way already.
     fn checkpoint(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
         let (None, Some(through)) = (&self.under_way, self.folded) else { return Ok(()) };
-        let table = Arc::new(std::mem::take(&mut self.filling));
+        let table = Arc::new(std::mem::replace(&mut self.filling, self.arguments.empty_table()));
         let head = Checkpoint {
             base: self.base.map(|base| base.0),
             through: through.0,
@@ -269,7 +279,11 @@ impl State {
             let (deltas, quarantined) = (windows.deltas(&sketch), windows.quarantined().to_vec());
             let checkpoint = Checkpoint { deltas, quarantined, ..head };
             partition.check(&checkpoint).map_err(ProposeError::Unfit)?;
-            Ok(Entry::Checkpoint(checkpoint).encode())
+            let entry = Entry::Checkpoint(checkpoint).encode();
+            match entry.len() {
+                0..=ENTRY_BYTES_MAX => Ok(entry),
+                bytes => Err(ProposeError::Unfit(format!("{bytes} bytes are too many for the log"))),
+            }
         };
         self.under_way = Some(UnderWay { base: self.base, through, table });
         self.base = Some(through);
@@ -284,9 +298,11 @@ impl State {
         let (aggregator, tasks) = (myself.clone(), self.arguments.environment.tasks.clone());
         self.arguments.environment.tasks.spawn("checkpoint proposal", async move {
             // Thousands of windows: entries are folded and reads answered meanwhile.
-            let answer = match tasks.background(encode).await {
-                Ok(entry) => proposal.see_through(entry, &aggregator).await,
-                Err(unfit) => Err(unfit),
+            let encoded = AssertUnwindSafe(tasks.background(encode)).catch_unwind().await;
+            let answer = match encoded {
+                Ok(Ok(entry)) => proposal.see_through(entry, &aggregator).await,
+                Ok(Err(unfit)) => Err(unfit),
+                Err(_) => Err(ProposeError::Unfit("making it panicked".to_owned())),
             };
             // The aggregator is gone only when a newer one has taken over.
             let _ = aggregator.cast(AggregatorMessage::CheckpointDone(answer));
@@ -358,7 +374,6 @@ impl Proposal {
         entry: Bytes,
         aggregator: &ActorRef<AggregatorMessage>,
     ) -> Result<Checkpointed, ProposeError> {
-        assert!(entry.len() <= ENTRY_BYTES_MAX, "a checkpoint of {} bytes is too large for the log", entry.len());
         self.metrics.checkpoint_bytes.inc_by(entry.len() as u64);
         let mut pause = REFUSED_PAUSE_MIN;
         loop {

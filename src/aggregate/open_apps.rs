@@ -9,7 +9,7 @@ use hashbrown::HashTable;
 use std::ops::Range;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// Events of an app that wait at most: 4 KiB, ten for each of 24 hours.
+/// Events of an app that wait at most: ten for each of 24 hours. 4 KiB, less than the windows of most apps that have so many.
 pub const PENDING_MAX: usize = 256;
 
 /// Apps in the order they came.
@@ -34,7 +34,7 @@ pub struct OpenApp {
 struct Windows(Vec<(Hour, Rollup)>);
 
 /// An event on its way into its window.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub struct Pending {
     /// Its window.
     pub hour: Hour,
@@ -54,7 +54,7 @@ impl OpenApps {
         (&mut self.apps[place as usize], found.is_none())
     }
 
-    /// The app of this name, if it has open windows.
+    /// The app of this name, if it has open windows or events that wait.
     pub fn find(&self, name: &str) -> Option<&OpenApp> {
         let found = self.index.find(hash(name), |place| self.apps[*place as usize].id.as_str() == name);
         found.map(|place| &self.apps[*place as usize])
@@ -88,7 +88,7 @@ impl OpenApp {
         self.pending.len()
     }
 
-    /// Records the events that wait. Returns by how much that adds to [`OpenApp`]'s share of a checkpoint, about.
+    /// Records the events that wait. Returns about how many more bytes the app's windows take in a checkpoint.
     pub fn settle(&mut self, config: &SketchConfig) -> usize {
         let bytes = self.windows.record(&mut self.pending, config);
         self.pending.clear();
@@ -105,8 +105,11 @@ impl OpenApp {
 
     /// The first and the last hour that has an event.
     pub fn span(&self) -> Option<(Hour, Hour)> {
-        let hours = || self.windows.0.iter().map(|(hour, _)| *hour).chain(self.pending.iter().map(|event| event.hour));
-        Some((hours().min()?, hours().max()?))
+        let windows = self.windows.0.first().zip(self.windows.0.last()).map(|((first, _), (last, _))| (*first, *last));
+        self.pending.iter().fold(windows, |span, Pending { hour, .. }| {
+            let (first, last) = span.unwrap_or((*hour, *hour));
+            Some((first.min(*hour), last.max(*hour)))
+        })
     }
 }
 

@@ -1,8 +1,9 @@
 //! Actor: one per partition that this node leads or has led; keeps exactly one aggregator alive while it leads.
 //!
 //! An aggregator that dies is started again from `consumed` after a pause that grows with each death. An entry that was
-//! being folded at [`DEATHS_MAX`] deaths is passed over by the next aggregator, which sets it aside (quarantine). An
-//! aggregator that does not move although entries wait is killed and replaced.
+//! being folded at [`DEATHS_MAX`] deaths is passed over by the next aggregator, which sets it aside (quarantine). The first
+//! death may come when an event that waited is recorded, while another entry is folded or none is; the aggregators that follow
+//! let none wait, so that the right one is named. An aggregator that does not move although entries wait is killed and replaced.
 
 use super::aggregator::{Aggregator, Arguments};
 use super::messages::{AggregatorMessage, Leading, PartitionMessage};
@@ -135,6 +136,7 @@ impl State {
             settings: self.arguments.settings.clone(),
             progress: progress.clone(),
             poisoned,
+            is_careful: self.deaths_in_a_row > 0 || !self.deaths.is_empty(),
             environment: self.arguments.environment.clone(),
             metrics: self.arguments.metrics.clone(),
         };

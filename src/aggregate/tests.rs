@@ -162,7 +162,7 @@ struct World {
 
 const P: PartitionId = PartitionId(0);
 
-/// Does background work like any other: tokio's paused clock stands still meanwhile, as it does for no thread of ours.
+/// Does background work on tokio's blocking threads: a paused clock waits for them, but not for threads of our own.
 struct Prompt(ThreadPool);
 
 impl TaskRunner for Prompt {

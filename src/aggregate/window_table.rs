@@ -16,7 +16,7 @@ use std::ops::Range;
 const PENDING_BYTES: usize = 8;
 
 /// Deltas by app and hour, what became of the events, and the entries that could not be folded.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct WindowTable {
     apps: OpenApps,
     tally: Tally,
@@ -25,11 +25,34 @@ pub struct WindowTable {
     late: u64,
     /// Events that are in no window yet.
     pending: usize,
+    /// As many of one app are recorded.
+    pending_max: usize,
     /// What the others take.
     bytes: usize,
 }
 
+impl Default for WindowTable {
+    fn default() -> Self {
+        WindowTable {
+            apps: OpenApps::default(),
+            tally: Tally::default(),
+            quarantined: Vec::new(),
+            entries: 0,
+            late: 0,
+            pending: 0,
+            pending_max: PENDING_MAX,
+            bytes: 0,
+        }
+    }
+}
+
 impl WindowTable {
+    /// An empty table in which no event waits for its window: slower, but whatever goes wrong while one is recorded goes
+    /// wrong while its own entry is folded.
+    pub fn recording_at_once() -> WindowTable {
+        WindowTable { pending_max: 1, ..WindowTable::default() }
+    }
+
     /// Folds the parts of an entry that count. The entry's stamp bounds how far its events move the watermark; an event is
     /// late if its window was sealed before this entry.
     ///
@@ -134,7 +157,11 @@ impl WindowTable {
         if is_new {
             self.bytes += app_id.len() + 4;
         }
-        for events in events.chunks(PENDING_MAX) {
+        let mut rest = events;
+        while !rest.is_empty() {
+            let room = self.pending_max - app.pending();
+            let (events, others) = rest.split_at(room.min(rest.len()));
+            rest = others;
             for (time, value) in events {
                 pass.watermark.observe(*time, pass.stamp_ms);
                 let hour = time.hour();
@@ -143,7 +170,7 @@ impl WindowTable {
                 app.add(Pending { hour, is_late, value: *value });
             }
             self.pending += events.len();
-            if app.pending() >= PENDING_MAX {
+            if app.pending() >= self.pending_max {
                 self.pending -= app.pending();
                 self.bytes += app.settle(pass.config);
             }
@@ -221,6 +248,19 @@ mod tests {
         let deltas = table.deltas(&SketchConfig::default());
         let late: Vec<_> = deltas.iter().map(|(_, hour, delta)| (hour.0, delta.late())).collect();
         assert_eq!((table.late(), late), (1, vec![(0, 1), (9, 0)]));
+    }
+
+    #[test]
+    fn tables_that_record_at_once_and_others_hold_the_same() {
+        let (mut table, mut at_once) = (WindowTable::default(), WindowTable::recording_at_once());
+        let events: Vec<_> = (0..2 * PENDING_MAX as u64 + 9).map(|i| ("a", i % 7 * HOUR, i)).collect();
+        let entry = entry(vec![part(&events), part(&[("b", 5, 1)])]);
+        for table in [&mut table, &mut at_once] {
+            fold(table, &entry, &Acceptance::All, &mut Watermark::new(4 * HOUR, HOUR)).unwrap();
+        }
+        let config = SketchConfig::default();
+        assert_eq!(table.deltas(&config), at_once.deltas(&config));
+        assert_eq!((table.late(), table.pending, at_once.pending), (at_once.late(), 10, 0));
     }
 
     #[test]

@@ -259,7 +259,8 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "log_filter",
-        what: "Which messages are logged to stderr, in the syntax of RUST_LOG: `warn`, `info,cluster=debug`.",
+        what: "Which messages are logged to stderr, in the syntax of RUST_LOG: `warn`, `info,cluster=debug`. `history=debug` adds the way \
+               of each entry; a release has nothing below `debug`.",
         why: "tells of elections, joins and refusals, is silent per request, and hears libraries only when they warn",
         empty_default: "",
         is_basic: false,

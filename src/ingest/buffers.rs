@@ -12,8 +12,8 @@ pub const KEPT_BYTES_MIN: usize = 64 * 1024;
 pub const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Buffers that are kept at a time.
 const KEPT_MAX: usize = 64;
-/// Bytes that these have together.
-const KEPT_BYTES_TOTAL: usize = 32 << 20;
+/// Bytes that these have together at most.
+const KEPT_BYTES_SUM_MAX: usize = 32 << 20;
 
 /// Keeps buffers. Cheap to clone; all clones share them.
 #[derive(Clone, Default)]
@@ -28,8 +28,8 @@ impl Buffers {
             return Vec::new();
         };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = kept.iter().rposition(|buffer| buffer.capacity() >= bytes);
-        match place {
+        let fitting = (0..kept.len()).filter(|place| kept[*place].capacity() >= bytes);
+        match fitting.min_by_key(|place| kept[*place].capacity()) {
             Some(place) => kept.swap_remove(place),
             // What is not written to takes no memory yet.
             None => Vec::with_capacity(bytes),
@@ -60,10 +60,12 @@ impl AsRef<[u8]> for Lent {
 impl Drop for Lent {
     fn drop(&mut self) {
         let mut kept = self.buffers.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let bytes: usize = kept.iter().map(Vec::capacity).sum();
-        if kept.len() < KEPT_MAX && bytes + self.buffer.capacity() <= KEPT_BYTES_TOTAL {
-            self.buffer.clear();
-            kept.push(std::mem::take(&mut self.buffer));
+        self.buffer.clear();
+        kept.push(std::mem::take(&mut self.buffer));
+        // Large ones cost most to take afresh.
+        while kept.len() > KEPT_MAX || kept.iter().map(Vec::capacity).sum::<usize>() > KEPT_BYTES_SUM_MAX {
+            let smallest = (0..kept.len()).min_by_key(|place| kept[*place].capacity());
+            kept.swap_remove(smallest.expect("more than none are kept"));
         }
     }
 }
@@ -95,7 +97,7 @@ mod tests {
         let buffers = Buffers::default();
         let lend = |count, bytes| drop((0..count).map(|_| buffers.lend(Vec::with_capacity(bytes))).collect::<Vec<_>>());
         lend(9, KEPT_BYTES_MAX);
-        assert_eq!(buffers.kept.lock().unwrap().len(), KEPT_BYTES_TOTAL / KEPT_BYTES_MAX);
+        assert_eq!(buffers.kept.lock().unwrap().len(), KEPT_BYTES_SUM_MAX / KEPT_BYTES_MAX);
         buffers.kept.lock().unwrap().clear();
         lend(KEPT_MAX + 9, KEPT_BYTES_MIN);
         drop(buffers.lend(Vec::with_capacity(KEPT_BYTES_MIN - 1)));

@@ -226,6 +226,8 @@ impl PartitionState {
     /// beyond what is applied, and accounts for each event of its stretch. A committed checkpoint that builds on `consumed` and does not
     /// account for all events stops every replica; whoever proposes one asks here first.
     pub fn check(&self, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let mut counts = DeltaCounts::default();
+        checkpoint.deltas.iter().for_each(|(app, hour, delta)| counts.add(app, *hour, delta));
         let inner = self.shared.lock();
         let consumed = inner.position.offset().map(|offset| offset.0);
         let is_next = checkpoint.base == consumed && consumed.is_none_or(|consumed| checkpoint.through > consumed);
@@ -234,8 +236,6 @@ impl PartitionState {
             let what = format!("no checkpoint from {:?} to {} fits", checkpoint.base, checkpoint.through);
             return Err(self.shared.broken(what));
         }
-        let mut counts = DeltaCounts::default();
-        checkpoint.deltas.iter().for_each(|(app, hour, delta)| counts.add(app, *hour, delta));
         inner.check_tally(checkpoint, &counts).map_err(|what| self.shared.broken(what))
     }
 

@@ -47,8 +47,9 @@ impl ThreadPool {
         self.background.get_or_init(|| {
             let (sender, receiver) = mpsc::channel::<Work>();
             let receiver = Arc::new(Mutex::new(receiver));
-            // Half of the cores at most: beside many threads of low priority the others get little, too.
-            let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+            // Beside many threads of low priority the others get little, too. Two at least: writing out takes seconds, and what
+            // is merged does not wait for it.
+            let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().div_ceil(2).max(2));
             for _ in 0..threads {
                 let receiver = receiver.clone();
                 let thread = std::thread::Builder::new().name("background".to_owned());

@@ -14,6 +14,10 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 /// Callers that may wait for a round to begin; more wait in line before that.
 pub(super) const WAITING_MAX: usize = 1024;
 
+/// Turns of the runtime that a round waits for further questions at most, as long as each brings some: a round costs as much
+/// as some ten questions, and a turn of a busy node takes a millisecond.
+const TURNS_MAX: usize = 4;
+
 /// After so long a leader that could not confirm itself is asked again.
 const RETRY: Duration = Duration::from_millis(20);
 
@@ -64,16 +68,17 @@ impl Replica {
 pub(super) async fn run(inner: Arc<Inner>, mut requests: mpsc::Receiver<Barrier>) {
     let mut waiting = Vec::new();
     while requests.recv_many(&mut waiting, WAITING_MAX).await > 0 {
-        // Questions that are being read at this moment come along, as long as there are any: a round costs as much as some
-        // ten questions.
-        let mut known = 0;
-        while known < waiting.len() && waiting.len() < WAITING_MAX {
-            known = waiting.len();
+        // Questions that are being read at this moment come along.
+        for _ in 0..TURNS_MAX {
+            let known = waiting.len();
             yield_now().await;
             while waiting.len() < WAITING_MAX
                 && let Ok(barrier) = requests.try_recv()
             {
                 waiting.push(barrier);
+            }
+            if waiting.len() == known {
+                break;
             }
         }
         let outcome = inner.group.read_index().await;
