@@ -85,11 +85,11 @@ mod tests {
         let first = lend(100_000);
         let (address, slice) = (first.as_ptr(), first.slice(5..9));
         drop(first);
-        assert_ne!(lend(100_000).as_ptr(), address, "a slice is still held");
+        assert_ne!(lend(110_000).as_ptr(), address, "a slice is still held");
         assert_eq!(slice[..], [7; 4]);
         drop(slice);
         let again = lend(90_000);
-        assert_eq!((again.as_ptr(), again.len()), (address, 90_000));
+        assert_eq!((again.as_ptr(), again.len()), (address, 90_000), "the smaller of two");
     }
 
     #[test]

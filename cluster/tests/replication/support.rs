@@ -312,6 +312,7 @@ impl Place {
             cluster_address: self.address.clone(),
             join: self.join.clone(),
             settings: Bytes::from_static(b"settings"),
+            partitions: 6,
             report_interval: Duration::from_millis(100),
             store_directory: Some("toys".into()),
             ..Config::default()
