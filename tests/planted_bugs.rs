@@ -30,7 +30,7 @@ const BUGS: &[(&str, &str, &str)] = &[
     ("no-read-barrier", "leader-isolated", "fresh-reads"),
     ("ignores-after", "split-and-crash", "fresh-reads"),
     ("early-week", "late-flood", "counted-once"),
-    ("rounded-ranges", "late-flood", "exact-numbers"),
+    ("rounded-ranges", "poison-entry", "exact-numbers"),
     ("young-revisions", "split-and-crash", "monotone"),
     ("late-sync", "blackout", "leader-complete"),
     ("lost-acks", "poison-entry", "conserved"),
