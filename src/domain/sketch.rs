@@ -69,6 +69,11 @@ impl SketchConfig {
         self.relative_accuracy
     }
 
+    /// The key of the bin that a value falls into; `None` for zero, which has none.
+    pub fn bin(&self, value: ResponseTime) -> Option<i32> {
+        (value.0 > 0).then(|| self.key(value))
+    }
+
     /// The bin of a value above zero; exactly the crate's.
     #[inline]
     fn key(&self, value: ResponseTime) -> i32 {

@@ -7,9 +7,9 @@
 use super::error::Error;
 use super::identities::Header;
 use super::keys;
-use super::position::{rollup_hash, row_hash};
+use super::position::row_hash;
 use super::quarantine;
-use super::recent::RecentRow;
+use super::row::RecentRow;
 use super::state::{Condition, DeltaCounts, Inner, PartitionState, Shared};
 use super::tail::{Acceptance, Events, Kind, TailEntry};
 use crate::domain::{AppId, Hour, Rollup};
@@ -68,7 +68,7 @@ impl StateMachine for PartitionState {
         }
     }
 
-    /// Of events only the headers are read; a checkpoint's rows are merged and hashed, a microsecond or so each.
+    /// Of events only the headers are read; a checkpoint's rows are added, half a microsecond or so each.
     fn pace(&self, payload: &Bytes) -> Pace {
         match Entry::checkpoint(payload) {
             None => Pace::Quick,
@@ -218,26 +218,24 @@ impl Shared {
         generation: keys::Generation,
         tail: Vec<u8>,
         row: Option<Arc<RecentRow>>,
-        delta: &Rollup,
+        delta: Rollup,
     ) -> Result<Merged, Error> {
         let row = match row {
             Some(row) => Some(row),
             None => self.read_row(generation, &tail)?.map(Arc::new),
         };
-        let mut stored = row.as_ref().map_or_else(StoredRollup::default, |row| StoredRollup::clone(&row.stored));
-        stored.rollup.merge(delta, &self.sketch);
-        stored.revision += 1;
-        let hash = rollup_hash(&tail, &stored);
-        let merged = Arc::new(RecentRow { stored: Arc::new(stored), hash });
-        Ok(Merged { tail, old_hash: row.map(|row| row.hash), row: merged })
+        let (old_hash, row) = match row {
+            Some(row) => (Some(row.hash()), row.with(&tail, delta, &self.sketch)),
+            None => (None, RecentRow::new(&tail, StoredRollup { revision: 1, rollup: delta })),
+        };
+        Ok(Merged { tail, old_hash, row: Arc::new(row) })
     }
 
     /// A rollup from its row in the store.
     pub(super) fn read_row(&self, generation: keys::Generation, tail: &[u8]) -> Result<Option<RecentRow>, Error> {
         let Some(value) = self.rows.get(&self.key(generation, tail))? else { return Ok(None) };
         let stored = StoredRollup::decode(&value).map_err(|error| self.damaged(tail, error))?;
-        let hash = rollup_hash(tail, &stored);
-        Ok(Some(RecentRow { stored: Arc::new(stored), hash }))
+        Ok(Some(RecentRow::new(tail, stored)))
     }
 }
 
@@ -280,7 +278,7 @@ impl Merging<'_> {
         };
         for ((tail, delta), row) in self.waiting.drain(..).zip(rows) {
             let Ok(merged) = &mut self.merged else { return };
-            match self.shared.merge(generation, tail, row, &delta) {
+            match self.shared.merge(generation, tail, row, delta) {
                 Ok(row) => merged.push(row),
                 Err(error) => self.merged = Err(error),
             }
@@ -321,7 +319,7 @@ impl Inner {
 
     fn put(&mut self, merged: Vec<Merged>) {
         for Merged { tail, old_hash, row } in merged {
-            self.position.rows_digest ^= old_hash.unwrap_or(0) ^ row.hash;
+            self.position.rows_digest ^= old_hash.unwrap_or(0) ^ row.hash();
             self.position.rollups += u64::from(old_hash.is_none());
             self.recent.put(tail, row);
         }

@@ -93,7 +93,7 @@ pub fn state() -> Vec<u8> {
 
 /// The tail of a rollup's row.
 pub fn rollup(app: &AppId, hour: Hour) -> Vec<u8> {
-    [&app_prefix(app.as_str())[..], &hour.0.to_be_bytes()].concat()
+    [&[Kind::Rollup as u8], app.as_str().as_bytes(), &[0], &hour.0.to_be_bytes()].concat()
 }
 
 /// What the tails of an app's rollups begin with.

@@ -3,10 +3,11 @@
 use super::error::Error;
 use super::identities::{Identities, Limits};
 use super::keys::{self, Generation, Kind};
-use super::position::Position;
+use super::position::{Position, row_hash};
+use super::row::rollup_hash;
 use super::rows::{Row, RowStore, prefix_end};
 use super::windows::{Chunk, Slot, Window, Windows};
-use crate::format::codec;
+use crate::format::{StoredRollup, codec};
 use cluster::PartitionId;
 use std::fmt::Display;
 
@@ -34,7 +35,11 @@ pub fn partition(id: PartitionId, rows: &dyn RowStore, limits: Limits) -> Result
     let generation = decode_current(&current).map_err(|error| damaged(id, &[0], error))?;
     let state = rows.get(&keys::key(id, generation, &keys::state()))?;
     let state = state.ok_or_else(|| damaged(id, &keys::state(), "it is missing"))?;
-    let position = Position::decode(&state).map_err(|error| damaged(id, &keys::state(), error))?;
+    let (mut position, has_digest) =
+        Position::decode_any(&state).map_err(|error| damaged(id, &keys::state(), error))?;
+    if !has_digest {
+        position.rows_digest = rows_digest(id, generation, rows)?;
+    }
     for kind in [Kind::ProducerHead, Kind::ProducerChunk, Kind::EdgeHead, Kind::EdgeChunk] {
         let prefix = keys::key(id, generation, &[kind as u8]);
         for_each(rows, &prefix, &prefix_end(&prefix), |(key, value)| {
@@ -50,6 +55,25 @@ pub fn partition(id: PartitionId, rows: &dyn RowStore, limits: Limits) -> Result
     base.producers.take_dirty();
     base.edges.take_dirty();
     Ok(Loaded { generation, position, base })
+}
+
+/// The digest of all rollups and quarantined entries, computed from their rows.
+fn rows_digest(id: PartitionId, generation: Generation, rows: &dyn RowStore) -> Result<u64, Error> {
+    let mut digest = 0;
+    for kind in [Kind::Rollup, Kind::Quarantined] {
+        let prefix = keys::key(id, generation, &[kind as u8]);
+        for_each(rows, &prefix, &prefix_end(&prefix), |(key, value)| {
+            let (_, tail) = keys::split(&key).ok_or_else(|| damaged(id, &key, "key"))?;
+            digest ^= match kind {
+                Kind::Rollup => {
+                    rollup_hash(tail, &StoredRollup::decode(&value).map_err(|error| damaged(id, tail, error))?)
+                }
+                _ => row_hash(tail, &value),
+            };
+            Ok(())
+        })?;
+    }
+    Ok(digest)
 }
 
 /// Puts one row of a window into its table; heads come before chunks.

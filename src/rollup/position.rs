@@ -1,6 +1,6 @@
 //! Where a partition's state stands, as stored and as sent: everything but the rows.
 //!
-//! A sealed layout (version 1, CRC32C) of:
+//! A sealed layout (version 2, CRC32C) of:
 //!
 //! | field | size | meaning |
 //! |---|---|---|
@@ -15,17 +15,20 @@
 //! | rollups | varint | how many rows |
 //! | digest of the rows | 8 | XOR of the hashes of all rollups and of the rows of quarantined entries |
 //! | digest of the identities | 8 | XOR of the hashes of all that is remembered of producers and edges |
+//!
+//! Version 1 is the same, but for how rollups were hashed.
 
-use crate::domain::Values;
 use crate::format::codec::{self, Reader, put_bytes, put_varint};
-use crate::format::{Error, StoredRollup, Tally};
+use crate::format::{Error, Tally};
 use bytes::Bytes;
 use cluster::{Durable, LogPosition, NodeId, Offset, Term};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 const LAYOUT: &str = "partition state";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version with another hash of rollups.
+const VERSION_OTHER_HASH: u8 = 1;
 
 /// Where a partition's state stands.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -74,34 +77,6 @@ pub struct Digest {
     pub identities: u64,
     /// Of counters, watermark and `consumed` itself.
     pub counters: u64,
-}
-
-/// What a rollup adds to the digest. Its numbers are hashed as they lie in memory and not as its row has them, because every
-/// replica computes this at each checkpoint, and writes a row once for many of them.
-pub fn rollup_hash(tail: &[u8], stored: &StoredRollup) -> u64 {
-    let StoredRollup { revision, rollup } = stored;
-    let (zeros, first_key, numbers) = match rollup.values() {
-        Values::Exact(values) => (0, 0, &values[..]),
-        Values::Sketch(sketch) => {
-            let (first_key, counts) = sketch.span();
-            (sketch.zeros(), first_key, counts)
-        }
-    };
-    let kind = u64::from(matches!(rollup.values(), Values::Sketch(_)));
-    let mut bytes = Vec::with_capacity(tail.len() + 8 * (numbers.len() + 10));
-    bytes.extend_from_slice(&(tail.len() as u64).to_le_bytes());
-    bytes.extend_from_slice(tail);
-    bytes.extend_from_slice(&rollup.sum_ns().to_le_bytes());
-    for number in [*revision, rollup.late(), rollup.min().0, rollup.max().0, kind, zeros] {
-        bytes.extend_from_slice(&number.to_le_bytes());
-    }
-    bytes.extend_from_slice(&i64::from(first_key).to_le_bytes());
-    let begin = bytes.len();
-    bytes.resize(begin + 8 * numbers.len(), 0);
-    for (place, number) in bytes[begin..].chunks_exact_mut(8).zip(numbers) {
-        place.copy_from_slice(&number.to_le_bytes());
-    }
-    xxh3_64(&bytes)
 }
 
 /// What a row of a quarantined entry adds to the digest.
@@ -174,7 +149,19 @@ impl Position {
 
     /// Reads it.
     pub fn decode(bytes: &[u8]) -> Result<Position, Error> {
-        let mut reader = codec::open(LAYOUT, VERSION, bytes)?;
+        Position::take(codec::open(LAYOUT, VERSION, bytes)?)
+    }
+
+    /// Reads it, also of version 1; with whether its digest of the rows is of the hashes of today.
+    pub fn decode_any(bytes: &[u8]) -> Result<(Position, bool), Error> {
+        match codec::open(LAYOUT, VERSION_OTHER_HASH, bytes) {
+            Ok(reader) => Ok((Position::take(reader)?, false)),
+            Err(Error::Version(..)) => Ok((Position::decode(bytes)?, true)),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn take(mut reader: Reader<'_>) -> Result<Position, Error> {
         let consumed = match flag(&mut reader)? {
             true => Some(take_consumed(&mut reader)?),
             false => None,
@@ -218,10 +205,8 @@ fn take_consumed(reader: &mut Reader<'_>) -> Result<LogPosition, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::{ResponseTime, Rollup, SketchConfig};
     use crate::format::golden;
     use proptest::prelude::*;
-    use std::collections::BTreeSet;
 
     fn position() -> Position {
         Position {
@@ -241,8 +226,11 @@ mod tests {
 
     #[test]
     fn layout_never_changes() {
-        golden::check("partition-state-v1", &position().encode());
-        assert_eq!(Position::decode(&golden::read("partition-state-v1")), Ok(position()));
+        golden::check("partition-state-v2", &position().encode());
+        assert_eq!(Position::decode(&golden::read("partition-state-v2")), Ok(position()));
+        assert_eq!(Position::decode_any(&golden::read("partition-state-v2")), Ok((position(), true)));
+        assert_eq!(Position::decode_any(&golden::read("partition-state-v1")), Ok((position(), false)));
+        assert!(Position::decode(&golden::read("partition-state-v1")).is_err(), "a snapshot's digest must be of today");
         assert_eq!(Position::decode(&Position::default().encode()), Ok(Position::default()));
     }
 
@@ -254,37 +242,6 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
             assert!(Position::decode(&bytes).is_err(), "bit {bit}");
         }
-    }
-
-    #[test]
-    fn the_hash_of_a_rollup_is_of_all_its_numbers() {
-        let of = |values: &[u64], late: bool| {
-            let mut rollup = Rollup::default();
-            values.iter().for_each(|value| rollup.record(ResponseTime(*value), late, &SketchConfig::default()));
-            rollup
-        };
-        let many: Vec<u64> = (0..100).map(|value| value * 1000).collect();
-        let mut hashes = vec![
-            rollup_hash(b"a", &StoredRollup { revision: 2, rollup: of(&[5], false) }),
-            rollup_hash(b"b", &StoredRollup { revision: 1, rollup: of(&[5], false) }),
-        ];
-        let other_bin = [&many[..99], &[88_000]].concat();
-        for (values, late) in [
-            (&[][..], false),
-            (&[5], false),
-            (&[5], true),
-            (&[6], false),
-            (&many, false),
-            (&other_bin, false),
-            (&many, true),
-        ] {
-            hashes.push(rollup_hash(b"a", &StoredRollup { revision: 1, rollup: of(values, late) }));
-        }
-        let distinct: BTreeSet<_> = hashes.iter().collect();
-        assert_eq!(distinct.len(), hashes.len());
-        let backwards: Vec<_> = many.iter().rev().copied().collect();
-        let again = rollup_hash(b"a", &StoredRollup { revision: 1, rollup: of(&backwards, true) });
-        assert_eq!(hashes.last(), Some(&again), "the order of values does not matter");
     }
 
     proptest! {

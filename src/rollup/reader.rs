@@ -12,7 +12,7 @@ use super::error::Error;
 use super::keys::{self, Generation, Kind};
 use super::load;
 use super::quarantine;
-use super::recent::RecentRow;
+use super::row::RecentRow;
 use super::state::{Inner, PartitionState, Shared};
 use crate::domain::{AppId, Hour};
 use crate::format::{Quarantined, StoredRollup};
@@ -95,7 +95,7 @@ impl Reader {
                 None => Ok((self.shared.read_row(generation, &tail)?.map(Arc::new), false)),
             },
         )?;
-        let stored = row.as_ref().map(|row| Arc::clone(&row.stored));
+        let stored = row.as_ref().map(|row| row.stored(&self.shared.sketch));
         if let Some(row) = row.filter(|_| !is_in_memory) {
             let mut inner = self.shared.lock();
             if inner.epoch == epoch {
@@ -209,7 +209,7 @@ impl Reader {
         first
             .map(|(tail, value)| {
                 let stored = match memory.get(&tail[..]) {
-                    Some(row) => Arc::clone(&row.stored),
+                    Some(row) => row.stored(&self.shared.sketch),
                     None => StoredRollup::decode(&value.unwrap_or_default())
                         .map(Arc::new)
                         .map_err(|error| self.shared.damaged(&tail, error))?,

@@ -19,10 +19,11 @@ use super::identities::{Answer, First};
 use super::keys::{self, Generation, Kind};
 use super::position::Position;
 use super::quarantine;
-use super::recent::RecentRow;
+use super::row::RecentRow;
 use super::rows::Row;
 use super::state::{Condition, PartitionState, Shared};
 use super::windows::{Owner, Slot, Window};
+use crate::domain::SketchConfig;
 use crate::format::codec::{self, put_bytes, put_varint};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -73,14 +74,14 @@ impl Overlay {
 
     /// The rows below `end` as they were, from a page of the row store that has all of its rows from `sent` to `end`. The
     /// page was read before this call: a write-out that it may show has left the old values here before it wrote.
-    fn take_page(&mut self, page: Vec<Row>, end: Vec<u8>) -> Vec<Row> {
+    fn take_page(&mut self, page: Vec<Row>, end: Vec<u8>, sketch: &SketchConfig) -> Vec<Row> {
         let later = self.rows.split_off(&end);
         let kept = std::mem::replace(&mut self.rows, later);
         self.sent = end;
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = page.into_iter().collect();
         for (tail, old) in kept {
             match old {
-                Old::Row(row) => rows.insert(tail, row.stored.encode().into()),
+                Old::Row(row) => rows.insert(tail, row.merge(sketch).encode().into()),
                 Old::Value(value) => rows.insert(tail, value),
                 Old::Absent => rows.remove(&tail),
             };
@@ -200,7 +201,7 @@ impl Capture {
             Stage::Rollups(from) => {
                 let (page, end) = self.page(&from, Kind::Rollup)?;
                 let is_last = end == kind_end(Kind::Rollup);
-                let rows = self.lock_overlay().take_page(page, end.clone());
+                let rows = self.lock_overlay().take_page(page, end.clone(), &self.shared.sketch);
                 (rows, if is_last { Stage::Quarantined(vec![Kind::Quarantined as u8]) } else { Stage::Rollups(end) })
             }
             Stage::Quarantined(from) => {

@@ -9,8 +9,9 @@ use hourmark::aggregate::{Acceptance, Watermark, WindowTable};
 use hourmark::domain::{AppId, EventTime, Hour, ResponseTime, SLOTS, SketchConfig, TimeLimits, slot_of};
 use hourmark::format::{Batch, BatchBuilder, Checkpoint, Entry, EventsEntry, Part, StoredRollup, Tally};
 use hourmark::ingest::{Kind, Request};
-use hourmark::rollup::rollup_hash;
+use hourmark::rollup::RecentRow;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 const EVENTS: usize = 10_000;
@@ -114,17 +115,15 @@ fn merge(rounds: u64) {
     (0..6).for_each(|_| assert_eq!(table.fold(&entry, &Acceptance::All, &mut watermark, &config), Ok(())));
     let deltas = table.deltas(&config);
     let key = |app: &AppId, hour: Hour| format!("{app}{}", hour.0).into_bytes();
-    let mut rows: Vec<_> = deltas.iter().map(|(app, hour, _)| (key(app, *hour), StoredRollup::default())).collect();
+    let empty = |tail: Vec<u8>| (Arc::new(RecentRow::new(&tail, StoredRollup::default())), tail);
+    let mut rows: Vec<_> = deltas.iter().map(|(app, hour, _)| empty(key(app, *hour))).collect();
     let checkpoint =
         Checkpoint { base: None, through: 0, watermark_ms: 0, tally: Tally::default(), deltas, quarantined: vec![] };
     let bytes = Entry::Checkpoint(checkpoint).encode();
     for _ in 0..rounds {
         let Ok(Entry::Checkpoint(checkpoint)) = Entry::decode(black_box(&bytes)) else { panic!("it was just encoded") };
-        for ((tail, row), (_, _, delta)) in rows.iter_mut().zip(&checkpoint.deltas) {
-            let mut stored = row.clone();
-            stored.rollup.merge(delta, &config);
-            black_box(rollup_hash(tail, &stored));
-            *row = stored;
+        for ((row, tail), (_, _, delta)) in rows.iter_mut().zip(checkpoint.deltas) {
+            *row = Arc::new(row.with(tail, delta, &config));
         }
     }
 }

@@ -2,10 +2,12 @@
 
 use super::disk::{Crash, MemoryDisk};
 use super::world::{Given, Log, Replica, app, events, journal, open_state};
-use crate::format::golden;
+use crate::format::{codec, golden};
 use crate::rollup::PartitionState;
 use crate::rollup::identities::Limits;
-use crate::rollup::position::Digest;
+use crate::rollup::keys;
+use crate::rollup::position::{Digest, Position};
+use crate::rollup::rows::RowBatch;
 use bytes::Bytes;
 use cluster::{Payload, StateMachine};
 use std::collections::BTreeSet;
@@ -277,4 +279,28 @@ async fn a_damaged_row_stops_the_node_and_leaves_a_marker() {
     assert!(failed.contains("damaged"), "{failed}");
     let names = cluster::environment::Disk::list(&replica.disk, std::path::Path::new("")).unwrap();
     assert_eq!(names, ["rollups.damaged"]);
+}
+
+#[tokio::test]
+async fn a_state_that_hashed_rollups_otherwise_gets_its_digest_from_the_rows() {
+    let (mut log, mut replica) = (Log::default(), Replica::new(&Limits::default()));
+    feed(&mut log, &replica, 20);
+    replica.state.write_out().await.unwrap();
+    let digest = replica.state.digest();
+    {
+        let shared = &replica.state.shared;
+        let (generation, position) = {
+            let inner = shared.lock();
+            (inner.generation, Position { rows_digest: 1, ..inner.position.clone() })
+        };
+        let mut old = codec::begin(1);
+        old.extend_from_slice(&position.encode()[5..]);
+        let mut batch = RowBatch::default();
+        batch.put(shared.key(generation, &keys::state()), codec::seal(old).into());
+        shared.rows.apply(batch).unwrap();
+        shared.rows.flush().unwrap();
+    }
+    replica.restart(Crash::PowerCut);
+    assert_eq!(replica.state.digest(), digest);
+    assert_eq!(replica.state.verify().await.unwrap(), digest);
 }
