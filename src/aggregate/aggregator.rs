@@ -33,6 +33,12 @@ const REFUSED_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause between two proposals of a checkpoint.
 const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(5);
 
+/// Each app of a checkpoint costs every replica some microseconds, whether it has one event or a hundred. So where there are
+/// many apps, a checkpoint waits for an interval for each so many of them.
+const APPS_AN_INTERVAL: usize = 8192;
+/// As many intervals as it waits at most.
+const INTERVALS_MAX: usize = 3;
+
 /// What an aggregator is made of.
 pub struct Aggregator;
 
@@ -143,6 +149,12 @@ fn phase(arguments: &Arguments) -> Duration {
     interval * u32::try_from(share).expect("below 1024") / 1024
 }
 
+/// How long after the last checkpoint one of so many apps is due.
+fn due_after(interval: Duration, apps: usize) -> Duration {
+    let intervals = (apps / APPS_AN_INTERVAL).clamp(1, INTERVALS_MAX);
+    interval * u32::try_from(intervals).expect("few intervals")
+}
+
 /// Wakes the aggregator when entries have been applied. One wake is under way at most: the next is sent after the entries
 /// of the last have been pulled, which the progress shows.
 fn spawn_waker(myself: &ActorRef<AggregatorMessage>, arguments: &Arguments) {
@@ -246,7 +258,7 @@ impl State {
     fn tick(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
         let settings = &self.arguments.settings;
         let has_something = !self.filling.is_empty();
-        let is_due = self.last_checkpoint.elapsed() >= settings.checkpoint_interval;
+        let is_due = self.last_checkpoint.elapsed() >= due_after(settings.checkpoint_interval, self.filling.apps_len());
         let is_idle = self.last_event.elapsed() >= settings.idle_after;
         let now_ms = self.arguments.environment.clock.now_ms();
         let idle_after_ms = u64::try_from(settings.idle_after.as_millis()).unwrap_or(u64::MAX);
@@ -405,5 +417,18 @@ fn generation(base: Option<Offset>, table: &WindowTable, selection: &Selection, 
         Selection::Apps { prefix, cursor, limit } => {
             Generation { base, apps: table.apps(prefix, cursor.as_deref(), *limit), ..Generation::default() }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checkpoints_of_very_many_apps_are_rarer() {
+        let interval = Duration::from_secs(2);
+        let seconds = |apps| due_after(interval, apps).as_secs();
+        assert_eq!([0, 1000, 9000].map(seconds), [2, 2, 2]);
+        assert_eq!([2 * APPS_AN_INTERVAL, 100_000, 10_000_000].map(seconds), [4, 6, 6]);
     }
 }

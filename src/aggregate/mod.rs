@@ -50,7 +50,7 @@ pub struct Settings {
     pub sketch: SketchConfig,
     /// How long after its end a window is kept unsealed, in ms of event time.
     pub lateness_ms: u64,
-    /// How often a partition with new events is checkpointed.
+    /// How often a partition with new events is checkpointed; up to three times as rarely where events are of very many apps.
     pub checkpoint_interval: Duration,
     /// A checkpoint is made earlier once its deltas take about so many bytes. With one entry's events on top it stays
     /// below the largest entry.
@@ -76,7 +76,7 @@ impl Settings {
             sketch,
             lateness_ms: u64::try_from(lateness.as_millis()).unwrap_or(u64::MAX),
             checkpoint_interval,
-            checkpoint_bytes: 2 << 20,
+            checkpoint_bytes: 5 << 20,
             pull_bytes: 1 << 20,
             propose_timeout: Duration::from_secs(10),
             tick: (checkpoint_interval / 4).max(Duration::from_millis(10)),

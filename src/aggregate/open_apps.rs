@@ -12,6 +12,11 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Events of an app that wait at most: ten for each of 24 hours. 4 KiB, less than the windows of most apps that have so many.
 pub const PENDING_MAX: usize = 256;
 
+/// What an event that waits may add to a checkpoint, about: at least half of the most, which is a window of its own.
+const PENDING_BYTES: usize = 8;
+/// The same of one that comes behind an event of the same hour: it adds a value at most.
+const PENDING_BYTES_SAME_HOUR: usize = 4;
+
 /// Apps in the order they came.
 #[derive(Debug, Clone, Default)]
 pub struct OpenApps {
@@ -27,6 +32,8 @@ pub struct OpenApp {
     pub id: AppId,
     windows: Windows,
     pending: Vec<Pending>,
+    /// About what those that wait may add to a checkpoint.
+    pending_bytes: usize,
 }
 
 /// Deltas, ascending by hour. Few: hours of a few seconds' events.
@@ -60,6 +67,11 @@ impl OpenApps {
         found.map(|place| &self.apps[*place as usize])
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.apps.len()
+    }
+
     /// All apps, ascending by name.
     pub fn sorted(&self) -> Vec<&OpenApp> {
         let mut apps: Vec<&OpenApp> = self.apps.iter().collect();
@@ -70,7 +82,7 @@ impl OpenApps {
     fn insert(&mut self, name: &str, hash: u64) -> u32 {
         let id = AppId::new(name).expect("a checked batch holds app ids only");
         let place = u32::try_from(self.apps.len()).expect("fewer apps than a checkpoint may have bytes");
-        self.apps.push(OpenApp { id, windows: Windows::default(), pending: Vec::new() });
+        self.apps.push(OpenApp { id, windows: Windows::default(), pending: Vec::new(), pending_bytes: 0 });
         self.index.insert_unique(hash, place, |place| self::hash(self.apps[*place as usize].id.as_str()));
         place
     }
@@ -80,7 +92,14 @@ impl OpenApp {
     /// Lets an event wait for its window.
     #[inline]
     pub fn add(&mut self, event: Pending) {
+        let is_same_hour = self.pending.last().is_some_and(|last| last.hour == event.hour);
+        self.pending_bytes += if is_same_hour { PENDING_BYTES_SAME_HOUR } else { PENDING_BYTES };
         self.pending.push(event);
+    }
+
+    /// About how many bytes the events that wait may add to a checkpoint, at least half of the most.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes
     }
 
     /// How many events wait.
@@ -92,6 +111,7 @@ impl OpenApp {
     pub fn settle(&mut self, config: &SketchConfig) -> usize {
         let bytes = self.windows.record(&mut self.pending, config);
         self.pending.clear();
+        self.pending_bytes = 0;
         bytes
     }
 

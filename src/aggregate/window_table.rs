@@ -11,10 +11,6 @@ use crate::domain::{AppId, EventTime, Hour, ResponseTime, Rollup, SketchConfig};
 use crate::format::{self, Batch, EventsEntry, Quarantined, Tally};
 use std::ops::Range;
 
-/// What an event that is in no window yet may add to a checkpoint, about: at least half of the most, which is a window of
-/// its own.
-const PENDING_BYTES: usize = 8;
-
 /// Deltas by app and hour, what became of the events, and the entries that could not be folded.
 #[derive(Debug, Clone)]
 pub struct WindowTable {
@@ -23,11 +19,9 @@ pub struct WindowTable {
     quarantined: Vec<Quarantined>,
     entries: u64,
     late: u64,
-    /// Events that are in no window yet.
-    pending: usize,
-    /// As many of one app are recorded.
+    /// As many events of one app wait for their windows at most.
     pending_max: usize,
-    /// What the others take.
+    /// About what its checkpoint would take.
     bytes: usize,
 }
 
@@ -39,7 +33,6 @@ impl Default for WindowTable {
             quarantined: Vec::new(),
             entries: 0,
             late: 0,
-            pending: 0,
             pending_max: PENDING_MAX,
             bytes: 0,
         }
@@ -118,7 +111,7 @@ impl WindowTable {
 
     /// About how many bytes its checkpoint would take, not less than half of it.
     pub fn bytes(&self) -> usize {
-        self.bytes + PENDING_BYTES * self.pending
+        self.bytes
     }
 
     /// All deltas, ascending by app and hour.
@@ -139,6 +132,11 @@ impl WindowTable {
     /// Whether it holds anything of the app.
     pub fn knows(&self, app: &AppId) -> bool {
         self.apps.find(app.as_str()).is_some()
+    }
+
+    /// How many apps it holds.
+    pub fn apps_len(&self) -> usize {
+        self.apps.len()
     }
 
     /// Apps by name with their first and last hour: only those that begin with `prefix` and come behind `cursor`, at most
@@ -162,6 +160,7 @@ impl WindowTable {
             let room = self.pending_max - app.pending();
             let (events, others) = rest.split_at(room.min(rest.len()));
             rest = others;
+            self.bytes -= app.pending_bytes();
             for (time, value) in events {
                 pass.watermark.observe(*time, pass.stamp_ms);
                 let hour = time.hour();
@@ -169,11 +168,10 @@ impl WindowTable {
                 self.late += u64::from(is_late);
                 app.add(Pending { hour, is_late, value: *value });
             }
-            self.pending += events.len();
             if app.pending() >= self.pending_max {
-                self.pending -= app.pending();
                 self.bytes += app.settle(pass.config);
             }
+            self.bytes += app.pending_bytes();
         }
     }
 }
@@ -260,7 +258,9 @@ mod tests {
         }
         let config = SketchConfig::default();
         assert_eq!(table.deltas(&config), at_once.deltas(&config));
-        assert_eq!((table.late(), table.pending, at_once.pending), (at_once.late(), 10, 0));
+        assert_eq!(table.late(), at_once.late());
+        let waiting = ["a", "b"].map(|app| [&table, &at_once].map(|table| table.apps.find(app).unwrap().pending()));
+        assert_eq!(waiting, [[9, 0], [1, 0]]);
     }
 
     #[test]
