@@ -6,7 +6,7 @@ use crate::query::{
     AppHours, AppSelection, AskError, Generation, LeaderReads, OpenSelection, OpenWindows, Partitions, Progress,
     ReadError, StoredApps, StoredAt, StoredHours, StoredReads,
 };
-use crate::rollup::{self, PartitionState, Store};
+use crate::rollup::{self, HoursPage, PartitionState, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::environment::Tasks;
@@ -117,16 +117,15 @@ impl StoredReads for StoreReads {
     ) -> Result<StoredHours, ReadError> {
         let (reader, app) = (self.find(partition)?.reader(), app.clone());
         let is_one_hour = hours.end.0.saturating_sub(hours.start.0) == 1;
-        if is_one_hour && let (as_of, Some(row)) = reader.get(&app, hours.start).map_err(|error| failed(&error))? {
-            let rows = vec![(hours.start, row)];
-            return Ok(StoredHours { at: stored_at(as_of), rows, has_more: false, is_known: true });
-        }
         // A range may read many rows from the disk.
-        let page = if is_one_hour {
+        let is_quick = is_one_hour && !reader.may_wait();
+        let read = move || {
+            if is_one_hour && let (as_of, Some(row)) = reader.get(&app, hours.start)? {
+                return Ok(HoursPage { as_of, rows: vec![(hours.start, row)], has_more: false, is_known: true });
+            }
             reader.range(&app, hours, hours_max)
-        } else {
-            self.tasks.blocking(move || reader.range(&app, hours, hours_max)).await
         };
+        let page = if is_quick { read() } else { self.tasks.blocking(read).await };
         let page = page.map_err(|error| failed(&error))?;
         Ok(StoredHours { at: stored_at(page.as_of), rows: page.rows, has_more: page.has_more, is_known: page.is_known })
     }

@@ -9,6 +9,7 @@ use super::identities::Header;
 use super::keys;
 use super::position::row_hash;
 use super::quarantine;
+use super::recent::Recent;
 use super::row::RecentRow;
 use super::state::{Condition, DeltaCounts, Inner, PartitionState, Shared};
 use super::tail::{Acceptance, Events, Kind, TailEntry};
@@ -22,6 +23,7 @@ use cluster::{
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 /// What became of a checkpoint: the answer to whoever proposed it, as [`CheckpointAnswer::encode`] writes it.
@@ -170,7 +172,9 @@ impl Shared {
         }
         let (shared, payload) = (Arc::clone(self), payload.clone());
         Begun::Rest(Box::new(move || {
+            shared.is_merging.store(true, Ordering::Relaxed);
             let finished = shared.finish_checkpoint(position, &payload);
+            shared.is_merging.store(false, Ordering::Relaxed);
             if finished.is_err() {
                 shared.lock().condition = Condition::Broken;
             }
@@ -187,20 +191,26 @@ impl Shared {
             Err(error) => return Ok(self.unreadable(position, &error)),
         };
         let (counts, merged) = merging.finish()?;
+        let mut recent = self.lock_recent();
+        let checked = self.lock().check_tally(&checkpoint, &counts);
+        let (digest, rollups) = if checked.is_ok() { put(&mut recent, merged) } else { (0, 0) };
         let mut inner = self.lock();
-        let consumed = inner.check_tally(&checkpoint, &counts).and_then(|()| {
-            inner.put(merged);
-            inner.quarantine(&checkpoint);
+        let consumed = checked.and_then(|()| {
+            inner.position.rows_digest ^= digest;
+            inner.position.rollups += rollups;
+            inner.quarantine(&checkpoint, &mut recent);
+            inner.recent_dirty = recent.dirty();
             inner.consume(&checkpoint)
         });
         if let Err(what) = consumed {
-            // Before the lock is let go of: what stands there now must not be captured.
+            // Before the locks are let go of: what stands there now must not be captured.
             inner.condition = Condition::Broken;
             return Err(self.broken(what));
         }
         inner.position.checkpoint = Some(position.offset.0);
         let consumed = inner.position.reached();
         drop(inner);
+        drop(recent);
         tracing::debug!(
             target: HISTORY,
             partition = self.id.0,
@@ -245,6 +255,7 @@ const MERGED_TOGETHER: usize = 64;
 /// A checkpoint's rows as they will be, made from its deltas while they are read.
 struct Merging<'a> {
     shared: &'a Shared,
+    generation: keys::Generation,
     waiting: Vec<(Vec<u8>, Rollup)>,
     counts: DeltaCounts,
     merged: Result<Vec<Merged>, Error>,
@@ -253,7 +264,8 @@ struct Merging<'a> {
 impl Merging<'_> {
     fn new(shared: &Shared) -> Merging<'_> {
         let waiting = Vec::with_capacity(MERGED_TOGETHER);
-        Merging { shared, waiting, counts: DeltaCounts::default(), merged: Ok(Vec::new()) }
+        let generation = shared.lock().generation;
+        Merging { shared, generation, waiting, counts: DeltaCounts::default(), merged: Ok(Vec::new()) }
     }
 
     fn add(&mut self, app: &AppId, hour: Hour, delta: Rollup) {
@@ -271,14 +283,13 @@ impl Merging<'_> {
     }
 
     fn merge(&mut self) {
-        let (generation, rows) = {
-            let inner = self.shared.lock();
-            let rows: Vec<_> = self.waiting.iter().map(|(tail, _)| inner.recent.get(tail).cloned()).collect();
-            (inner.generation, rows)
+        let rows: Vec<_> = {
+            let recent = self.shared.lock_recent();
+            self.waiting.iter().map(|(tail, _)| recent.get(tail).cloned()).collect()
         };
         for ((tail, delta), row) in self.waiting.drain(..).zip(rows) {
             let Ok(merged) = &mut self.merged else { return };
-            match self.shared.merge(generation, tail, row, delta) {
+            match self.shared.merge(self.generation, tail, row, delta) {
                 Ok(row) => merged.push(row),
                 Err(error) => self.merged = Err(error),
             }
@@ -292,6 +303,17 @@ struct Merged {
     /// What the old row, if there was one, added to the digest.
     old_hash: Option<u64>,
     row: Arc<RecentRow>,
+}
+
+/// Puts changed rows in place. Returns what that changes in the digest, and how many rows are new.
+fn put(recent: &mut Recent, merged: Vec<Merged>) -> (u64, u64) {
+    let (mut digest, mut rollups) = (0, 0);
+    for Merged { tail, old_hash, row } in merged {
+        digest ^= old_hash.unwrap_or(0) ^ row.hash();
+        rollups += u64::from(old_hash.is_none());
+        recent.put(tail, row);
+    }
+    (digest, rollups)
 }
 
 impl Inner {
@@ -317,21 +339,13 @@ impl Inner {
             && self.position.checkpoint < Some(offset.0)
     }
 
-    fn put(&mut self, merged: Vec<Merged>) {
-        for Merged { tail, old_hash, row } in merged {
-            self.position.rows_digest ^= old_hash.unwrap_or(0) ^ row.hash();
-            self.position.rollups += u64::from(old_hash.is_none());
-            self.recent.put(tail, row);
-        }
-    }
-
-    fn quarantine(&mut self, checkpoint: &Checkpoint) {
+    fn quarantine(&mut self, checkpoint: &Checkpoint, recent: &mut Recent) {
         for entry in &checkpoint.quarantined {
             for (tail, value) in quarantine::rows(entry) {
                 self.position.rows_digest ^= row_hash(&tail, &value);
             }
             self.position.quarantined_entries += 1;
-            self.recent.quarantine(entry.clone());
+            recent.quarantine(entry.clone());
         }
     }
 

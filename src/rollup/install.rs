@@ -222,6 +222,7 @@ impl Shared {
 
     /// Takes the installed state into memory.
     fn replace(&self, generation: keys::Generation, position: Position, base: Identities) {
+        let mut recent = self.lock_recent();
         let mut inner = self.lock();
         inner.generation = generation;
         inner.current = base.untracked();
@@ -229,7 +230,8 @@ impl Shared {
         inner.durable = position.durable();
         inner.position = position;
         inner.tail = Tail::default();
-        inner.recent.clear();
+        recent.clear();
+        inner.recent_dirty = 0;
         inner.epoch += 1;
         inner.snapshots.clear();
         inner.complete_at = Instant::now();
@@ -238,6 +240,7 @@ impl Shared {
         inner.durable_bytes = inner.applied_bytes;
         let (consumed, durable) = (inner.position.reached(), inner.durable.position);
         drop(inner);
+        drop(recent);
         let offset = durable.map(|position| position.offset.0);
         tracing::info!(partition = self.id.0, offset, "snapshot installed");
         self.consumed.send_replace(consumed);

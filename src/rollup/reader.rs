@@ -12,6 +12,7 @@ use super::error::Error;
 use super::keys::{self, Generation, Kind};
 use super::load;
 use super::quarantine;
+use super::recent::Recent;
 use super::row::RecentRow;
 use super::state::{Inner, PartitionState, Shared};
 use crate::domain::{AppId, Hour};
@@ -89,7 +90,7 @@ impl Reader {
     pub fn get(&self, app: &AppId, hour: Hour) -> Result<(AsOf, Option<Arc<StoredRollup>>), Error> {
         let tail = keys::rollup(app, hour);
         let (as_of, epoch, (row, is_in_memory)) = self.consistently_in_epoch(
-            |inner| inner.recent.get(&tail).cloned(),
+            |recent| recent.get(&tail).cloned(),
             |generation, recent| match recent {
                 Some(row) => Ok((Some(row), true)),
                 None => Ok((self.shared.read_row(generation, &tail)?.map(Arc::new), false)),
@@ -97,9 +98,10 @@ impl Reader {
         )?;
         let stored = row.as_ref().map(|row| row.stored(&self.shared.sketch));
         if let Some(row) = row.filter(|_| !is_in_memory) {
-            let mut inner = self.shared.lock();
-            if inner.epoch == epoch {
-                inner.recent.keep_read(tail, row);
+            let mut recent = self.shared.lock_recent();
+            let is_newest = self.shared.lock().epoch == epoch;
+            if is_newest {
+                recent.keep_read(tail, row);
             }
         }
         Ok((as_of, stored))
@@ -111,10 +113,10 @@ impl Reader {
         let wanted = limit.saturating_add(1);
         let app_range = (keys::app_prefix(app.as_str()), keys::app_end(app.as_str()));
         let (as_of, (mut rows, is_known)) = self.consistently(
-            |inner| {
-                let rows = inner.recent.range(&from, &to).take(wanted);
+            |recent| {
+                let rows = recent.range(&from, &to).take(wanted);
                 let rows: Vec<_> = rows.map(|(tail, row)| (tail.clone(), Arc::clone(row))).collect();
-                (rows, inner.recent.range(&app_range.0, &app_range.1).next().is_some())
+                (rows, recent.range(&app_range.0, &app_range.1).next().is_some())
             },
             |generation, (recent, is_recent)| {
                 let rows = self.merged(generation, &from, &to, wanted, &recent)?;
@@ -136,7 +138,7 @@ impl Reader {
         let to = crate::rollup::rows::prefix_end(&keys::app_from(prefix));
         let wanted = limit.saturating_add(1);
         let (as_of, mut apps) = self.consistently(
-            |inner| recent_apps(inner, &from, &to, wanted),
+            |recent| recent_apps(recent, &from, &to, wanted),
             |generation, recent| self.merged_apps(generation, &from, &to, wanted, &recent),
         )?;
         let has_more = apps.len() > limit;
@@ -147,7 +149,7 @@ impl Reader {
     /// Quarantined entries from an offset on, oldest first, at most `limit`.
     pub fn quarantined(&self, from: Offset, limit: usize) -> Result<Vec<Quarantined>, Error> {
         let (_, entries) = self.consistently(
-            |inner| inner.recent.quarantined(from.0).take(limit).cloned().collect::<Vec<_>>(),
+            |recent| recent.quarantined(from.0).take(limit).cloned().collect::<Vec<_>>(),
             |generation, recent| {
                 let mut entries: BTreeMap<u64, Quarantined> = BTreeMap::new();
                 for entry in self.stored_quarantined(generation, from, limit)?.into_iter().chain(recent) {
@@ -159,10 +161,15 @@ impl Reader {
         Ok(entries)
     }
 
+    /// Whether a read may have to wait for milliseconds, because a checkpoint is being merged.
+    pub fn may_wait(&self) -> bool {
+        self.shared.is_merging()
+    }
+
     /// Reads memory under the lock and rows behind it, so that both are as of one `consumed`.
     fn consistently<M, T>(
         &self,
-        memory: impl Fn(&Inner) -> M,
+        memory: impl Fn(&Recent) -> M,
         rows: impl Fn(Generation, M) -> Result<T, Error>,
     ) -> Result<(AsOf, T), Error> {
         self.consistently_in_epoch(memory, rows).map(|(as_of, _, read)| (as_of, read))
@@ -171,22 +178,28 @@ impl Reader {
     /// [`Reader::consistently`], and the epoch that it is of.
     fn consistently_in_epoch<M, T>(
         &self,
-        memory: impl Fn(&Inner) -> M,
+        memory: impl Fn(&Recent) -> M,
         rows: impl Fn(Generation, M) -> Result<T, Error>,
     ) -> Result<(AsOf, u64, T), Error> {
         for _ in 0..ATTEMPTS_MAX {
             let (as_of, generation, epoch, recent) = {
+                let recent = self.shared.lock_recent();
+                let memory = memory(&recent);
                 let inner = self.shared.lock();
-                (as_of(&inner), inner.generation, inner.epoch, memory(&inner))
+                (as_of(&inner), inner.generation, inner.epoch, memory)
             };
             let read = rows(generation, recent);
             if self.shared.lock().epoch == epoch {
                 return Ok((as_of, epoch, read?));
             }
         }
-        let inner = self.shared.lock();
-        let read = rows(inner.generation, memory(&inner))?;
-        Ok((as_of(&inner), inner.epoch, read))
+        let recent = self.shared.lock_recent();
+        let (as_of, generation, epoch) = {
+            let inner = self.shared.lock();
+            (as_of(&inner), inner.generation, inner.epoch)
+        };
+        let read = rows(generation, memory(&recent))?;
+        Ok((as_of, epoch, read))
     }
 
     /// The first rows of a range, those in memory before those in the store.
@@ -315,9 +328,9 @@ fn as_of(inner: &Inner) -> AsOf {
 }
 
 /// The first apps of a range in memory, with their first and last hours there.
-fn recent_apps(inner: &Inner, from: &[u8], to: &[u8], wanted: usize) -> BTreeMap<String, (Hour, Hour)> {
+fn recent_apps(recent: &Recent, from: &[u8], to: &[u8], wanted: usize) -> BTreeMap<String, (Hour, Hour)> {
     let mut apps: BTreeMap<String, (Hour, Hour)> = BTreeMap::new();
-    for (tail, _) in inner.recent.range(from, to) {
+    for (tail, _) in recent.range(from, to) {
         let Some((app, hour)) = keys::split_rollup(tail) else { continue };
         if let Some(hours) = apps.get_mut(app) {
             hours.1 = hour;

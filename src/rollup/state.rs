@@ -1,4 +1,4 @@
-//! One partition's state on one replica: what is in memory, what is in rows, and the lock between them.
+//! One partition's state on one replica: what is in memory, what is in rows, and the locks between them.
 //!
 //! ```text
 //!   log:   0 ─────────── durable ─────── consumed ──────────── applied
@@ -11,7 +11,12 @@
 //! - `current` is `base` after the tail's entries; the tail is without holes from `consumed` to `applied`;
 //! - what is written out is as of one `consumed`, in one batch;
 //! - only [`super::apply`] and [`super::install`] change the state, one at a time (the log's contract); write-outs,
-//!   snapshots and reads go on meanwhile. The lock is a plain mutex, never held over an `.await` or while rows are written.
+//!   snapshots and reads go on meanwhile;
+//! - whoever changes `consumed` or `generation` holds both locks, so one who holds the lock of `recent` sees one `consumed`.
+//!
+//! The locks are plain mutexes, never held over an `.await` or while rows are written; that of `recent` is taken first. Merging a
+//! checkpoint holds it for milliseconds, on a thread that may have to wait for the processor meanwhile: so entries of events
+//! never need it, and reads that would have to wait for it do so on a thread of their own.
 
 use super::error::Error;
 use super::identities::{Identities, Limits};
@@ -27,6 +32,7 @@ use crate::format::{Checkpoint, Tally};
 use cluster::environment::Environment;
 use cluster::{Durable, LogPosition, Offset, PartitionId};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -45,7 +51,11 @@ pub(super) struct Shared {
     pub environment: Environment,
     pub sketch: SketchConfig,
     pub damage: Damage,
+    /// Rollups in memory, as of `consumed`.
+    pub recent: Mutex<Recent>,
     pub inner: Mutex<Inner>,
+    /// A checkpoint is being merged: the lock of `recent` may be held for long.
+    pub is_merging: AtomicBool,
     /// Held by a write-out, an installation and the clearing of old generations: one at a time.
     pub writing: Arc<tokio::sync::Mutex<()>>,
     pub consumed: watch::Sender<Consumed>,
@@ -63,14 +73,15 @@ pub(super) enum Condition {
     LetGo,
 }
 
-/// What the lock guards.
+/// What the lock guards besides the rollups in memory.
 pub(super) struct Inner {
     pub generation: Generation,
     pub position: Position,
     pub base: Identities,
     pub current: Identities,
     pub tail: Tail,
-    pub recent: Recent,
+    /// Rows of `recent` that changed since they were last taken.
+    pub recent_dirty: usize,
     pub durable: Durable,
     /// Counts captures for write-outs and installations: as long as it stands still, rows that are read are not newer
     /// than what was read from memory before.
@@ -163,7 +174,7 @@ impl PartitionState {
             base: loaded.base,
             position: loaded.position,
             tail: Tail::default(),
-            recent: Recent::default(),
+            recent_dirty: 0,
             durable,
             epoch: 0,
             snapshots: Vec::new(),
@@ -180,7 +191,9 @@ impl PartitionState {
             environment,
             sketch,
             damage,
+            recent: Mutex::default(),
             inner: Mutex::new(inner),
+            is_merging: AtomicBool::new(false),
             writing: Arc::default(),
             consumed: watch::channel(consumed).0,
             durable: watch::channel(durable_position).0,
@@ -271,6 +284,15 @@ impl PartitionState {
 }
 
 impl Shared {
+    pub fn lock_recent(&self) -> MutexGuard<'_, Recent> {
+        self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// Whether the lock of `recent` may be held for long now.
+    pub fn is_merging(&self) -> bool {
+        self.is_merging.load(Ordering::Relaxed)
+    }
+
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -300,7 +322,7 @@ impl Inner {
 
     /// Rows that changed since the last write-out.
     pub fn dirty_rows(&self) -> usize {
-        self.recent.dirty() + self.base.producers.dirty() + self.base.edges.dirty()
+        self.recent_dirty + self.base.producers.dirty() + self.base.edges.dirty()
     }
 
     /// Whether a checkpoint with these deltas accounts for each event of its stretch, or what is wrong.

@@ -9,7 +9,7 @@ use super::keys::{self, Generation, Kind};
 use super::load::encode_current;
 use super::position::Position;
 use super::quarantine;
-use super::recent::{CLEAN_ROWS_MAX, Taken};
+use super::recent::{CLEAN_ROWS_MAX, Recent, Taken};
 use super::rows::RowBatch;
 use super::snapshot::Overlay;
 use super::state::{Condition, Inner, PartitionState, Shared};
@@ -82,7 +82,8 @@ impl WriteOut {
 impl Drop for WriteOut {
     fn drop(&mut self) {
         if let Some(captured) = self.captured.take() {
-            self.shared.lock().not_written(captured);
+            let mut recent = self.shared.lock_recent();
+            self.shared.lock().not_written(captured, &mut recent);
         }
     }
 }
@@ -132,17 +133,14 @@ pub(super) fn free(states: impl IntoIterator<Item = PartitionState>) -> Vec<Excl
 
 /// Writes out the partitions that have something to write, and makes it durable. Returns how many rows were written.
 pub(super) async fn write_out(states: Vec<Exclusive>) -> Result<usize, Error> {
-    let mut outs = Vec::new();
-    for (state, exclusive) in states {
-        let captured = state.shared.lock().capture();
-        if captured.is_some() {
-            outs.push(WriteOut { shared: Arc::clone(&state.shared), captured, _exclusive: exclusive });
-        }
+    let Some((first, _)) = states.first() else { return Ok(0) };
+    let (tasks, rows) = (first.shared.environment.tasks.clone(), Arc::clone(&first.shared.rows));
+    // Not in the background: there it could be interrupted while it holds the locks.
+    let outs = tasks.blocking(move || states.into_iter().filter_map(capture).collect::<Vec<_>>()).await;
+    if outs.is_empty() {
+        return Ok(0);
     }
-    let Some(first) = outs.first() else { return Ok(0) };
-    let (environment, rows) = (first.shared.environment.clone(), Arc::clone(&first.shared.rows));
-    let (outs, outcome) = environment
-        .tasks
+    let (outs, outcome) = tasks
         .background(move || {
             let written: Result<usize, Error> = outs.iter().map(WriteOut::write).sum();
             let outcome = written.and_then(|written| rows.flush().map(|()| written).map_err(Error::from));
@@ -150,9 +148,19 @@ pub(super) async fn write_out(states: Vec<Exclusive>) -> Result<usize, Error> {
         })
         .await;
     if outcome.is_ok() {
-        outs.into_iter().for_each(WriteOut::written);
+        tasks.blocking(move || outs.into_iter().for_each(WriteOut::written)).await;
     }
     outcome
+}
+
+/// What a partition has to write, if it has anything.
+fn capture((state, exclusive): Exclusive) -> Option<WriteOut> {
+    let shared = Arc::clone(&state.shared);
+    let captured = {
+        let mut recent = shared.lock_recent();
+        shared.lock().capture(&mut recent)?
+    };
+    Some(WriteOut { shared, captured: Some(captured), _exclusive: exclusive })
 }
 
 impl PartitionState {
@@ -174,16 +182,18 @@ impl PartitionState {
 
 impl Inner {
     /// Takes what changed since the last write-out; `None` if `consumed` has not moved, or nothing may be written.
-    fn capture(&mut self) -> Option<Captured> {
+    fn capture(&mut self, recent: &mut Recent) -> Option<Captured> {
         self.behind_since.filter(|_| self.condition == Condition::Sound)?;
         self.epoch += 1;
         let producers = take_pieces(&mut self.base.producers, &self.current.producers);
         let edges = take_pieces(&mut self.base.edges, &self.current.edges);
         self.snapshots.retain(|overlay| overlay.strong_count() > 0);
+        let taken = recent.take();
+        self.recent_dirty = recent.dirty();
         Some(Captured {
             generation: self.generation,
             position: self.position.clone(),
-            taken: self.recent.take(),
+            taken,
             producers,
             edges,
             overlays: self.snapshots.iter().filter_map(std::sync::Weak::upgrade).collect(),
@@ -193,8 +203,9 @@ impl Inner {
     }
 
     /// Nothing of it is sure to be in rows: all of it is to be written again.
-    fn not_written(&mut self, captured: Captured) {
-        self.recent.not_written();
+    fn not_written(&mut self, captured: Captured, recent: &mut Recent) {
+        recent.not_written();
+        self.recent_dirty = recent.dirty();
         self.base.producers.return_dirty(pieces(captured.producers));
         self.base.edges.return_dirty(pieces(captured.edges));
         self.behind_since = captured.behind_since;
@@ -252,12 +263,15 @@ impl Shared {
 
     /// What was captured is durable.
     fn written(&self, captured: Captured) {
+        let mut recent = self.lock_recent();
+        recent.written(&captured.taken);
         let mut inner = self.lock();
-        inner.recent.written(&captured.taken);
+        inner.recent_dirty = recent.dirty();
         inner.durable = captured.position.durable();
         inner.durable_bytes = captured.consumed_bytes;
         let position = inner.durable.position;
         drop(inner);
+        drop(recent);
         tracing::debug!(
             partition = self.id.0,
             offset = position.map(|position| position.offset.0),
