@@ -3,14 +3,23 @@
 //! A segment goes when it is the oldest, no group has an entry in it, and what dropped the last one is synced. It becomes
 //! a spare unless there are enough, so a log in balance writes no zeros and changes no size.
 //!
+//! The next segment is filled at the pace at which the current one is, so that zeros are a part of what the disk has to do
+//! and never all of it; where nothing is written, slowly.
+//!
 //! A full disk is no failure: [`super::Log::space`] says so, and it is tried again until there is space.
 
 use super::Shared;
-use super::segment::Segment;
+use super::segment::{Draft, FILL_BYTES, Segment, remove_temporary};
 use super::state::Chore;
 use crate::environment::Disk;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::sleep;
+
+/// Pause between pieces of a segment that is ahead of its need: 64 MiB take three seconds at least.
+const FILL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Runs until the log is closed or fails.
 pub(super) async fn run(shared: &Arc<Shared>) {
@@ -54,19 +63,60 @@ pub(crate) fn is_disk_full(error: &io::Error) -> bool {
 
 async fn work(shared: &Arc<Shared>, chore: Chore) -> io::Result<Option<Segment>> {
     let salt = shared.environment.entropy.next_u64();
-    let shared = Arc::clone(shared);
-    let tasks = shared.environment.tasks.clone();
-    tasks.blocking(move || work_blocking(&*shared.environment.disk, &shared.config, chore, salt)).await
+    match chore {
+        Chore::Prepare(generation) => {
+            let prepared = prepare(shared, generation, salt).await;
+            if !matches!(prepared, Ok(Some(_))) {
+                blocking(shared, |disk, directory| remove_temporary(disk, directory)).await?;
+            }
+            prepared
+        }
+        Chore::Release(segment, generation) => {
+            blocking(shared, move |disk, directory| release(disk, directory, segment, generation, salt)).await
+        }
+    }
 }
 
-fn work_blocking(disk: &dyn Disk, config: &super::LogConfig, chore: Chore, salt: u64) -> io::Result<Option<Segment>> {
-    let directory = &config.directory;
-    let (segment, generation) = match chore {
-        Chore::Prepare(generation) => {
-            return Segment::create(disk, directory, generation, config.segment_bytes, salt).map(Some);
+/// The next segment; `None` if the log is closed meanwhile.
+async fn prepare(shared: &Arc<Shared>, generation: u64, salt: u64) -> io::Result<Option<Segment>> {
+    let bytes = shared.config.segment_bytes;
+    let mut draft = blocking(shared, move |disk, directory| Draft::begin(disk, directory, bytes)).await?;
+    loop {
+        draft = blocking(shared, move |_, _| draft.fill_some().map(|()| draft)).await?;
+        if draft.is_filled() {
+            let finish = move |disk: &dyn Disk, directory: &Path| draft.finish(disk, directory, generation, salt);
+            return blocking(shared, finish).await.map(Some);
         }
-        Chore::Release(segment, generation) => (segment, generation),
-    };
+        let is_ahead = {
+            let state = shared.lock();
+            if state.check_open().is_err() {
+                return Ok(None);
+            }
+            state.is_ahead(draft.filled() + FILL_BYTES)
+        };
+        if is_ahead {
+            sleep(FILL_PAUSE).await;
+        }
+    }
+}
+
+/// Does what blocks, with the disk and the log's directory.
+async fn blocking<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&dyn Disk, &Path) -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let shared = Arc::clone(shared);
+    let tasks = shared.environment.tasks.clone();
+    tasks.blocking(move || work(&*shared.environment.disk, &shared.config.directory)).await
+}
+
+fn release(
+    disk: &dyn Disk,
+    directory: &Path,
+    segment: Arc<Segment>,
+    generation: Option<u64>,
+    salt: u64,
+) -> io::Result<Option<Segment>> {
     // Whoever still reads from the file keeps it; it must not be overwritten then.
     match (Arc::try_unwrap(segment), generation) {
         (Ok(segment), Some(generation)) => segment.recycle(disk, directory, generation, salt).map(Some),

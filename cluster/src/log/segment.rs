@@ -32,7 +32,7 @@ const VERSION: u32 = 1;
 const TEMPORARY: &str = "next.tmp";
 /// Zeros are written in pieces of this size, each synced before the next, so that what the log syncs meanwhile waits for
 /// one piece and not for a whole segment.
-const FILL_BYTES: u64 = 1 << 20;
+pub(super) const FILL_BYTES: u64 = 1 << 20;
 
 /// A segment file that has its name and its header.
 pub(super) struct Segment {
@@ -42,6 +42,13 @@ pub(super) struct Segment {
     pub bytes: u64,
     pub path: PathBuf,
     file: Box<dyn File>,
+}
+
+/// A segment that is not filled with zeros yet: a file that any start removes.
+pub(super) struct Draft {
+    file: Box<dyn File>,
+    filled: u64,
+    bytes: u64,
 }
 
 /// The generation in a segment's file name.
@@ -61,14 +68,16 @@ pub(super) fn remove_temporary(disk: &dyn Disk, directory: &Path) -> io::Result<
 impl Segment {
     /// Makes a zero-filled segment; durable on return. A full disk leaves nothing behind.
     pub fn create(disk: &dyn Disk, directory: &Path, generation: u64, bytes: u64, salt: u64) -> io::Result<Segment> {
-        remove_temporary(disk, directory)?;
-        let temporary = directory.join(TEMPORARY);
-        let file = disk.create(&temporary)?;
-        let filled = fill(&*file, 0..bytes).and_then(|()| Self::finish(disk, directory, file, generation, bytes, salt));
-        if filled.is_err() {
+        let created = Draft::begin(disk, directory, bytes).and_then(|mut draft| {
+            while !draft.is_filled() {
+                draft.fill_some()?;
+            }
+            draft.finish(disk, directory, generation, salt)
+        });
+        if created.is_err() {
             remove_temporary(disk, directory)?;
         }
-        filled
+        created
     }
 
     /// Makes a segment that nobody needs into one of another generation; durable on return. Its old records stay in the
@@ -179,6 +188,37 @@ impl Segment {
             Err(flaw) => return Ok(Err(flaw)),
         };
         Ok(Ok((header, Bytes::from(buffer).slice(HEADER_BYTES..))))
+    }
+}
+
+impl Draft {
+    /// Begins one, in the place of any that was begun before.
+    pub fn begin(disk: &dyn Disk, directory: &Path, bytes: u64) -> io::Result<Draft> {
+        remove_temporary(disk, directory)?;
+        Ok(Draft { file: disk.create(&directory.join(TEMPORARY))?, filled: 0, bytes })
+    }
+
+    /// How much of it is filled with zeros, in bytes.
+    pub fn filled(&self) -> u64 {
+        self.filled
+    }
+
+    /// Whether all of it is.
+    pub fn is_filled(&self) -> bool {
+        self.filled == self.bytes
+    }
+
+    /// Fills the next piece.
+    pub fn fill_some(&mut self) -> io::Result<()> {
+        let end = self.bytes.min(self.filled + FILL_BYTES);
+        fill(&*self.file, self.filled..end)?;
+        self.filled = end;
+        Ok(())
+    }
+
+    /// Makes it a segment; durable on return.
+    pub fn finish(self, disk: &dyn Disk, directory: &Path, generation: u64, salt: u64) -> io::Result<Segment> {
+        Segment::finish(disk, directory, self.file, generation, self.bytes, salt)
     }
 }
 

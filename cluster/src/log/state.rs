@@ -228,6 +228,12 @@ impl State {
         self.spares.is_empty().then_some(Chore::Prepare(next))
     }
 
+    /// Whether so many bytes of a segment are a larger share of it than what is in use of the current one.
+    pub fn is_ahead(&self, bytes: u64) -> bool {
+        u128::from(bytes) * u128::from(self.current().bytes)
+            > u128::from(self.position) * u128::from(self.bounds.segment_bytes)
+    }
+
     /// Bytes of all segment files, the spares included.
     pub fn bytes(&self) -> u64 {
         self.bytes_in_use() + self.spares.iter().map(|segment| segment.bytes).sum::<u64>()
