@@ -13,7 +13,7 @@ pub struct LogConfig {
     pub directory: PathBuf,
     /// Size of a segment file, a multiple of 8 from 4096 on. A quarter of it bounds a record, and the state of all groups
     /// (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at
-    /// most a few times a second, small enough to zero-fill ahead of need in a tenth of one.
+    /// most a few times a second, small enough to zero-fill ahead of need within seconds.
     pub segment_bytes: u64,
     /// Bytes of segments in use beyond which old entries should go, at least four segments. Default 1 GiB: old entries are
     /// then made unneeded half of that at a time, which at full load happens every few minutes.

@@ -16,7 +16,7 @@
 //! - A torn tail is cut when the log opens; damage to what had been synced is refused (recovery.rs says how they differ).
 //!
 //! **Full disk.** The next segment is made before it is needed. When that fails, [`Log::accepts_appends`] turns false
-//! while the current segment was just begun, so that about one segment of room remains for what was already proposed and
+//! while half of the current segment is in use at most, so that half a segment of room remains for what was already proposed and
 //! for what other leaders replicate to this node. A leader asks [`Log::accepts_appends`] before it *proposes*, and a
 //! follower asks [`Log::admit`] for room before it hands a leader's entries to Raft. What finds no room all the same,
 //! because the segment was full before it was known that there is no other, waits for space, and its group with it.

@@ -3,13 +3,13 @@
 //! A segment goes when it is the oldest, no group has an entry in it, and what dropped the last one is synced. It becomes
 //! a spare unless there are enough, so a log in balance writes no zeros and changes no size.
 //!
-//! The next segment is filled at the pace at which the current one is, so that zeros are a part of what the disk has to do
-//! and never all of it; where nothing is written, slowly.
+//! The next segment is filled at twice the pace of the current one, so that zeros are a part of what the disk has to do and
+//! never all of it; where nothing is written, slowly; where something waits for it, at once.
 //!
 //! A full disk is no failure: [`super::Log::space`] says so, and it is tried again until there is space.
 
 use super::Shared;
-use super::segment::{Draft, FILL_BYTES, Segment, remove_temporary};
+use super::segment::{Draft, Segment, remove_temporary};
 use super::state::Chore;
 use crate::environment::Disk;
 use std::io;
@@ -66,10 +66,11 @@ async fn work(shared: &Arc<Shared>, chore: Chore) -> io::Result<Option<Segment>>
     match chore {
         Chore::Prepare(generation) => {
             let prepared = prepare(shared, generation, salt).await;
-            if !matches!(prepared, Ok(Some(_))) {
-                blocking(shared, |disk, directory| remove_temporary(disk, directory)).await?;
+            if matches!(prepared, Ok(Some(_))) {
+                return prepared;
             }
-            prepared
+            let removed = blocking(shared, remove_temporary).await;
+            prepared.and_then(|prepared| removed.map(|()| prepared))
         }
         Chore::Release(segment, generation) => {
             blocking(shared, move |disk, directory| release(disk, directory, segment, generation, salt)).await
@@ -92,7 +93,7 @@ async fn prepare(shared: &Arc<Shared>, generation: u64, salt: u64) -> io::Result
             if state.check_open().is_err() {
                 return Ok(None);
             }
-            state.is_ahead(draft.filled() + FILL_BYTES)
+            state.is_ahead(draft.filled())
         };
         if is_ahead {
             sleep(FILL_PAUSE).await;

@@ -32,7 +32,7 @@ const VERSION: u32 = 1;
 const TEMPORARY: &str = "next.tmp";
 /// Zeros are written in pieces of this size, each synced before the next, so that what the log syncs meanwhile waits for
 /// one piece and not for a whole segment.
-pub(super) const FILL_BYTES: u64 = 1 << 20;
+const FILL_BYTES: u64 = 1 << 20;
 
 /// A segment file that has its name and its header.
 pub(super) struct Segment {

@@ -51,6 +51,8 @@ pub(super) struct State {
     pub segments: BTreeMap<u64, Arc<Segment>>,
     /// Segments that have not, in order of generation.
     pub spares: VecDeque<Arc<Segment>>,
+    /// Something does not fit into the current segment, and there was no spare.
+    wants_spare: bool,
     /// Where the next record goes.
     pub position: u64,
     pub next_lsn: u64,
@@ -107,6 +109,7 @@ impl State {
             groups,
             segments,
             spares,
+            wants_spare: false,
             position,
             next_lsn,
             synced_lsn: next_lsn - 1,
@@ -163,7 +166,10 @@ impl State {
             }
             match self.spares.pop_front() {
                 Some(spare) => self.begin(spare),
-                None => return false,
+                None => {
+                    self.wants_spare = true;
+                    return false;
+                }
             }
         }
     }
@@ -228,10 +234,12 @@ impl State {
         self.spares.is_empty().then_some(Chore::Prepare(next))
     }
 
-    /// Whether so many bytes of a segment are a larger share of it than what is in use of the current one.
-    pub fn is_ahead(&self, bytes: u64) -> bool {
-        u128::from(bytes) * u128::from(self.current().bytes)
-            > u128::from(self.position) * u128::from(self.bounds.segment_bytes)
+    /// Whether a spare of which so many bytes are filled may wait: nothing wants it, and it will be whole when half of the current
+    /// segment is in use.
+    pub fn is_ahead(&self, filled: u64) -> bool {
+        let is_filled_further = u128::from(filled) * u128::from(self.current().bytes)
+            > 2 * u128::from(self.position) * u128::from(self.bounds.segment_bytes);
+        is_filled_further && !self.wants_spare && !self.is_disk_full
     }
 
     /// Bytes of all segment files, the spares included.
@@ -277,6 +285,7 @@ impl State {
 
     /// Makes a spare the current segment and says in it how every group stands.
     fn begin(&mut self, spare: Arc<Segment>) {
+        self.wants_spare = false;
         let bytes = spare.bytes;
         self.segments.insert(spare.generation, spare);
         self.position = FIRST_RECORD;
