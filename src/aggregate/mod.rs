@@ -52,8 +52,8 @@ pub struct Settings {
     pub lateness_ms: u64,
     /// How often a partition with new events is checkpointed; up to three times as rarely where events are of very many apps.
     pub checkpoint_interval: Duration,
-    /// A checkpoint is made earlier once its deltas take about so many bytes. With one entry's events on top it stays
-    /// below the largest entry.
+    /// A checkpoint is made earlier once its deltas take about so many bytes. Events that wait for their windows take up to eight
+    /// times as much in memory, in each of two tables.
     pub checkpoint_bytes: usize,
     /// Bytes of entries that are folded before other messages get their turn.
     pub pull_bytes: usize,

@@ -170,8 +170,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "checkpoint_interval",
         what: "How often an aggregator writes its progress into the log, when there is any.",
-        why: "bounds what a new leader folds again to two seconds of events, rarer saves little; with tens of thousands of apps it is up to three \
-              times as rare, because each app of a checkpoint costs",
+        why: "bounds what a new leader folds again to two seconds of events (six with tens of thousands of apps, because each app \
+              of a checkpoint costs); rarer saves little",
         empty_default: "",
         is_basic: false,
         kind: Kind::Duration(|config| &mut config.checkpoint_interval, Duration::from_millis(50)..=MINUTE),

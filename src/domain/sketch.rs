@@ -199,12 +199,6 @@ impl Sketch {
         self.zeros
     }
 
-    /// The key of the first bin that holds anything, and the counts of all bins from it to the last that does: both follow
-    /// from the values alone.
-    pub fn span(&self) -> (i32, &[u64]) {
-        (self.first_key, &self.counts)
-    }
-
     /// The bins that hold anything, as (key, count), ascending.
     pub fn bins(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
         (self.first_key..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)

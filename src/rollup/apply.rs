@@ -1,7 +1,7 @@
 //! The partition as the log's state machine: verdicts for events, merging for checkpoints.
 //!
 //! Applying is a pure function of state and entry. Large checkpoints are merged while entries of events are applied, so that
-//! whoever waits for an ack does not wait for them; and their rows are read and merged before the lock is taken, so that
+//! whoever waits for an ack does not wait for them; and their rows are read and merged before the locks are kept, so that
 //! reads wait only for the new rows to be put in place.
 
 use super::error::Error;
@@ -23,7 +23,6 @@ use cluster::{
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use tokio::time::Instant;
 
 /// What became of a checkpoint: the answer to whoever proposed it, as [`CheckpointAnswer::encode`] writes it.
@@ -97,7 +96,8 @@ impl StateMachine for PartitionState {
     }
 
     async fn snapshot(&self) -> io::Result<Snapshot> {
-        Ok(self.capture()?.into_snapshot())
+        let (state, tasks) = (self.clone(), self.shared.environment.tasks.clone());
+        Ok(tasks.blocking(move || state.capture()).await?.into_snapshot())
     }
 
     async fn install(&self, durable: Durable, chunks: Box<dyn SnapshotChunks>) -> io::Result<()> {
@@ -172,9 +172,9 @@ impl Shared {
         }
         let (shared, payload) = (Arc::clone(self), payload.clone());
         Begun::Rest(Box::new(move || {
-            shared.is_merging.store(true, Ordering::Relaxed);
+            let long_holder = shared.holds_long();
             let finished = shared.finish_checkpoint(position, &payload);
-            shared.is_merging.store(false, Ordering::Relaxed);
+            drop(long_holder);
             if finished.is_err() {
                 shared.lock().condition = Condition::Broken;
             }

@@ -25,7 +25,8 @@ const REMOVE_ROWS: usize = 1024;
 /// Reads a snapshot chunk by chunk and checks it.
 #[derive(Debug)]
 pub struct Checker {
-    header: Option<Position>,
+    /// With whether its digest of the rows is of the hashes of today.
+    header: Option<(Position, bool)>,
     identities: Identities,
     rollups: u64,
     rows_digest: u64,
@@ -52,7 +53,7 @@ impl Checker {
         match (reader.byte().map_err(text)?, &self.header) {
             _ if self.is_over => return Err("there is a chunk behind the end".to_owned()),
             (TYPE_HEADER, None) => {
-                self.header = Some(Position::decode(reader.bytes().map_err(text)?).map_err(text)?);
+                self.header = Some(Position::decode_any(reader.bytes().map_err(text)?).map_err(text)?);
             }
             (TYPE_ROWS, Some(_)) => {
                 for _ in 0..reader.length().map_err(text)? {
@@ -96,7 +97,10 @@ impl Checker {
     /// The state without its rollups, once every chunk has been read and everything fits together.
     pub fn finish(mut self) -> Result<(Position, Identities), Error> {
         let position = self.header.take().filter(|_| self.is_over);
-        let position = position.ok_or_else(|| Error::Snapshot("it ends too early".to_owned()))?;
+        let (mut position, has_digest) = position.ok_or_else(|| Error::Snapshot("it ends too early".to_owned()))?;
+        if !has_digest {
+            position.rows_digest = self.rows_digest;
+        }
         let found = Position {
             rollups: self.rollups,
             rows_digest: self.rows_digest,
@@ -172,18 +176,19 @@ impl PartitionState {
     /// Reads the whole state and compares it with the digest that was kept along the way. A difference is damage: the
     /// node stops.
     pub async fn verify(&self) -> Result<Digest, Error> {
-        let mut capture = self.capture()?;
         let limits = self.shared.lock().base.limits().clone();
-        let said = capture.position().digest();
+        let state = self.clone();
         let read = self.shared.environment.tasks.blocking(move || {
+            let mut capture = state.capture()?;
+            let said = capture.position().digest();
             let mut checker = Checker::new(limits);
             while let Some(chunk) = capture.next_chunk()? {
                 checker.read(&chunk)?;
             }
-            checker.finish()
+            checker.finish().map(|_| said)
         });
         match read.await {
-            Ok(_) => Ok(said),
+            Ok(said) => Ok(said),
             Err(Error::Snapshot(what)) => Err(self.shared.damaged(&[], what)),
             Err(error) => Err(error),
         }

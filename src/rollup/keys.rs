@@ -91,7 +91,7 @@ pub fn state() -> Vec<u8> {
     vec![Kind::State as u8]
 }
 
-/// The tail of a rollup's row.
+/// The tail of a rollup's row: [`app_prefix`] and the hour, in memory that is taken once.
 pub fn rollup(app: &AppId, hour: Hour) -> Vec<u8> {
     [&[Kind::Rollup as u8], app.as_str().as_bytes(), &[0], &hour.0.to_be_bytes()].concat()
 }

@@ -24,13 +24,15 @@ pub struct Loaded {
     pub position: Position,
     /// What is remembered of producers and edges.
     pub base: Identities,
+    /// Its rows are of an older layout and have to be written anew.
+    pub is_outdated: bool,
 }
 
 /// Reads the state of the current generation; the empty state if there is none.
 pub fn partition(id: PartitionId, rows: &dyn RowStore, limits: Limits) -> Result<Loaded, Error> {
     let mut base = Identities::new(limits);
     let Some(current) = rows.get(&keys::current(id))? else {
-        return Ok(Loaded { generation: 1, position: Position::default(), base });
+        return Ok(Loaded { generation: 1, position: Position::default(), base, is_outdated: false });
     };
     let generation = decode_current(&current).map_err(|error| damaged(id, &[0], error))?;
     let state = rows.get(&keys::key(id, generation, &keys::state()))?;
@@ -54,7 +56,7 @@ pub fn partition(id: PartitionId, rows: &dyn RowStore, limits: Limits) -> Result
     // What was just read is in rows.
     base.producers.take_dirty();
     base.edges.take_dirty();
-    Ok(Loaded { generation, position, base })
+    Ok(Loaded { generation, position, base, is_outdated: !has_digest })
 }
 
 /// The digest of all rollups and quarantined entries, computed from their rows.

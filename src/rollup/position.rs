@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(Position::decode(&golden::read("partition-state-v2")), Ok(position()));
         assert_eq!(Position::decode_any(&golden::read("partition-state-v2")), Ok((position(), true)));
         assert_eq!(Position::decode_any(&golden::read("partition-state-v1")), Ok((position(), false)));
-        assert!(Position::decode(&golden::read("partition-state-v1")).is_err(), "a snapshot's digest must be of today");
+        assert!(Position::decode(&golden::read("partition-state-v1")).is_err());
         assert_eq!(Position::decode(&Position::default().encode()), Ok(Position::default()));
     }
 

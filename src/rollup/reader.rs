@@ -1,8 +1,8 @@
 //! Reads of stored rollups: memory over rows, all of an answer as of one `consumed`.
 //!
-//! Memory is read under the lock, rows without it. What is read from rows may be newer than what was read from memory only
+//! Memory is read under the lock of `recent`, rows without it. What is read from rows may be newer than what was read from memory only
 //! if a write-out was captured (or a snapshot installed) in between; then the read begins again. After a few times the rows
-//! are read under the lock too.
+//! are read under that lock too.
 //!
 //! Reads block: a point read for microseconds where the row is not in memory, and any read of rows for as long as a
 //! write-out's batch takes if it falls together with one (sled lets nobody in meanwhile). Ranges and lists belong on the
@@ -161,9 +161,9 @@ impl Reader {
         Ok(entries)
     }
 
-    /// Whether a read may have to wait for milliseconds, because a checkpoint is being merged.
+    /// Whether a read may have to wait for milliseconds, because a checkpoint is being merged or a write-out captured.
     pub fn may_wait(&self) -> bool {
-        self.shared.is_merging()
+        self.shared.is_held_long()
     }
 
     /// Reads memory under the lock and rows behind it, so that both are as of one `consumed`.

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Written rows that are kept at most: they are likely to change again. A third of 100,000 apps with some to spare; about 125 MB
-/// with the largest sketches.
+/// Written rows that are kept at most: they are likely to change again. A third of 100,000 apps with some to spare; about 250 MB
+/// with the largest sketches and as many values that wait beside them.
 pub const CLEAN_ROWS_MAX: usize = 40_960;
 
 /// Rows of each of two halves that were read and are kept, so that hot hours do not ask the store: some 6 MB of a partition

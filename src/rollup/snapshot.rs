@@ -120,12 +120,13 @@ enum Stage {
 impl PartitionState {
     /// Captures the state at `consumed`; an error where it is broken or removed.
     pub(super) fn capture(&self) -> Result<Capture, Error> {
+        let _long_holder = self.shared.holds_long();
         let recent = self.shared.lock_recent();
+        let unwritten = recent.unwritten();
         let mut inner = self.shared.lock();
         if inner.condition != Condition::Sound {
             return Err(self.shared.broken(format!("its state is {:?} and cannot be read", inner.condition)));
         }
-        let unwritten = recent.unwritten();
         let rows = unwritten.rows.into_iter().map(|(tail, row)| (tail, Old::Row(row))).collect();
         let overlay = Arc::new(Mutex::new(Overlay { rows, sent: Vec::new() }));
         inner.snapshots.retain(|overlay| overlay.strong_count() > 0);

@@ -16,7 +16,7 @@
 //!
 //! The locks are plain mutexes, never held over an `.await` or while rows are written; that of `recent` is taken first. Merging a
 //! checkpoint holds it for milliseconds, on a thread that may have to wait for the processor meanwhile: so entries of events
-//! never need it, and reads that would have to wait for it do so on a thread of their own.
+//! never need it, and a read of an hour that may have to wait for it ([`Shared::is_held_long`]) does so on a thread of its own.
 
 use super::error::Error;
 use super::identities::{Identities, Limits};
@@ -32,7 +32,7 @@ use crate::format::{Checkpoint, Tally};
 use cluster::environment::Environment;
 use cluster::{Durable, LogPosition, Offset, PartitionId};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -54,8 +54,8 @@ pub(super) struct Shared {
     /// Rollups in memory, as of `consumed`.
     pub recent: Mutex<Recent>,
     pub inner: Mutex<Inner>,
-    /// A checkpoint is being merged: the lock of `recent` may be held for long.
-    pub is_merging: AtomicBool,
+    /// How many now do what may hold the lock of `recent` for long.
+    long_holders: AtomicUsize,
     /// Held by a write-out, an installation and the clearing of old generations: one at a time.
     pub writing: Arc<tokio::sync::Mutex<()>>,
     pub consumed: watch::Sender<Consumed>,
@@ -73,7 +73,16 @@ pub(super) enum Condition {
     LetGo,
 }
 
-/// What the lock guards besides the rollups in memory.
+/// Somebody who may hold the lock of `recent` for long.
+pub(super) struct LongHolder<'a>(&'a AtomicUsize);
+
+impl Drop for LongHolder<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the lock of `inner` guards: everything but the rollups in memory.
 pub(super) struct Inner {
     pub generation: Generation,
     pub position: Position,
@@ -180,7 +189,7 @@ impl PartitionState {
             snapshots: Vec::new(),
             condition: Condition::Sound,
             complete_at: Instant::now(),
-            behind_since: None,
+            behind_since: loaded.is_outdated.then(Instant::now),
             applied_bytes: 0,
             consumed_bytes: 0,
             durable_bytes: 0,
@@ -193,7 +202,7 @@ impl PartitionState {
             damage,
             recent: Mutex::default(),
             inner: Mutex::new(inner),
-            is_merging: AtomicBool::new(false),
+            long_holders: AtomicUsize::new(0),
             writing: Arc::default(),
             consumed: watch::channel(consumed).0,
             durable: watch::channel(durable_position).0,
@@ -289,8 +298,14 @@ impl Shared {
     }
 
     /// Whether the lock of `recent` may be held for long now.
-    pub fn is_merging(&self) -> bool {
-        self.is_merging.load(Ordering::Relaxed)
+    pub fn is_held_long(&self) -> bool {
+        self.long_holders.load(Ordering::Relaxed) > 0
+    }
+
+    /// Says, until it is dropped, that the lock of `recent` may be held for long.
+    pub fn holds_long(&self) -> LongHolder<'_> {
+        self.long_holders.fetch_add(1, Ordering::Relaxed);
+        LongHolder(&self.long_holders)
     }
 
     pub fn lock(&self) -> MutexGuard<'_, Inner> {

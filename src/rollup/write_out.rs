@@ -1,6 +1,6 @@
 //! Writing out: what changed in memory goes to rows, in one batch per partition, then one flush for all.
 //!
-//! What is written is captured under the lock (pointers, no bytes) and stays readable in memory until it is durable.
+//! What is written is captured under the locks (pointers, no bytes) and stays readable in memory until it is durable.
 //! Applying goes on meanwhile; what it changes is written next time.
 
 use super::error::Error;
@@ -157,8 +157,13 @@ pub(super) async fn write_out(states: Vec<Exclusive>) -> Result<usize, Error> {
 fn capture((state, exclusive): Exclusive) -> Option<WriteOut> {
     let shared = Arc::clone(&state.shared);
     let captured = {
+        let _long_holder = shared.holds_long();
         let mut recent = shared.lock_recent();
-        shared.lock().capture(&mut recent)?
+        let captured = shared.lock().capture()?;
+        // `consumed` stands still without the other lock, and entries are applied meanwhile.
+        let taken = recent.take();
+        shared.lock().recent_dirty = recent.dirty();
+        Captured { taken, ..captured }
     };
     Some(WriteOut { shared, captured: Some(captured), _exclusive: exclusive })
 }
@@ -181,19 +186,17 @@ impl PartitionState {
 }
 
 impl Inner {
-    /// Takes what changed since the last write-out; `None` if `consumed` has not moved, or nothing may be written.
-    fn capture(&mut self, recent: &mut Recent) -> Option<Captured> {
+    /// Takes what changed since the last write-out, all but rollups; `None` if `consumed` has not moved, or nothing may be written.
+    fn capture(&mut self) -> Option<Captured> {
         self.behind_since.filter(|_| self.condition == Condition::Sound)?;
         self.epoch += 1;
         let producers = take_pieces(&mut self.base.producers, &self.current.producers);
         let edges = take_pieces(&mut self.base.edges, &self.current.edges);
         self.snapshots.retain(|overlay| overlay.strong_count() > 0);
-        let taken = recent.take();
-        self.recent_dirty = recent.dirty();
         Some(Captured {
             generation: self.generation,
             position: self.position.clone(),
-            taken,
+            taken: Taken::default(),
             producers,
             edges,
             overlays: self.snapshots.iter().filter_map(std::sync::Weak::upgrade).collect(),
@@ -263,6 +266,7 @@ impl Shared {
 
     /// What was captured is durable.
     fn written(&self, captured: Captured) {
+        let _long_holder = self.holds_long();
         let mut recent = self.lock_recent();
         recent.written(&captured.taken);
         let mut inner = self.lock();
