@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{SEGMENT_BYTES, config, content, environment, open, position};
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, sleep};
 
 /// Blocking work waits until it is let through.
 struct Gate(Arc<Semaphore>);
@@ -137,6 +138,23 @@ async fn appends_wait_while_too_much_waits_for_the_disk() {
     gate.add_permits(10);
     waiting.await.unwrap();
     assert_eq!(group.state().last, Some(position(1, 1)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_next_segment_is_filled_at_the_pace_of_the_current_one() {
+    const LARGE: u64 = 4 << 20;
+    let disk = SimulatedDisk::new(0);
+    let config = LogConfig { segment_bytes: LARGE, bytes_max: 4 * LARGE, ..config() };
+    let log = Log::open(&environment(&disk), config).await.unwrap();
+    settle().await;
+    assert_eq!(log.bytes(), LARGE, "a log at rest is in no hurry");
+    let (group, begun) = (log.group(GroupId(1)), Instant::now());
+    for _ in 0..5 {
+        append(&group, 1, 1_000_000).await.unwrap();
+    }
+    assert!(begun.elapsed() <= Duration::from_millis(50), "a log that is written to is: {:?}", begun.elapsed());
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(log.bytes(), 3 * LARGE, "the one after that is there in time");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 //! a spare unless there are enough, so a log in balance writes no zeros and changes no size.
 //!
 //! The next segment is filled at twice the pace of the current one, so that zeros are a part of what the disk has to do and
-//! never all of it; where nothing is written, slowly; where something waits for it, at once.
+//! never all of it; where nothing is written, slowly.
 //!
 //! A full disk is no failure: [`super::Log::space`] says so, and it is tried again until there is space.
 
@@ -81,13 +81,20 @@ async fn work(shared: &Arc<Shared>, chore: Chore) -> io::Result<Option<Segment>>
 /// The next segment; `None` if the log is closed meanwhile.
 async fn prepare(shared: &Arc<Shared>, generation: u64, salt: u64) -> io::Result<Option<Segment>> {
     let bytes = shared.config.segment_bytes;
-    let mut draft = blocking(shared, move |disk, directory| Draft::begin(disk, directory, bytes)).await?;
+    let mut begun: Option<Draft> = None;
     loop {
-        draft = blocking(shared, move |_, _| draft.fill_some().map(|()| draft)).await?;
-        if draft.is_filled() {
-            let finish = move |disk: &dyn Disk, directory: &Path| draft.finish(disk, directory, generation, salt);
-            return blocking(shared, finish).await.map(Some);
-        }
+        let step = move |disk: &dyn Disk, directory: &Path| {
+            let mut draft = begun.map_or_else(|| Draft::begin(disk, directory, bytes), Ok)?;
+            draft.fill_some()?;
+            if draft.is_filled() {
+                return draft.finish(disk, directory, generation, salt).map(Step::Whole);
+            }
+            Ok(Step::Part(draft))
+        };
+        let draft = match blocking(shared, step).await? {
+            Step::Whole(segment) => return Ok(Some(segment)),
+            Step::Part(draft) => draft,
+        };
         let is_ahead = {
             let state = shared.lock();
             if state.check_open().is_err() {
@@ -98,7 +105,14 @@ async fn prepare(shared: &Arc<Shared>, generation: u64, salt: u64) -> io::Result
         if is_ahead {
             sleep(FILL_PAUSE).await;
         }
+        begun = Some(draft);
     }
+}
+
+/// How far a segment is.
+enum Step {
+    Part(Draft),
+    Whole(Segment),
 }
 
 /// Does what blocks, with the disk and the log's directory.

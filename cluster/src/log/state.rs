@@ -51,8 +51,6 @@ pub(super) struct State {
     pub segments: BTreeMap<u64, Arc<Segment>>,
     /// Segments that have not, in order of generation.
     pub spares: VecDeque<Arc<Segment>>,
-    /// Something does not fit into the current segment, and there was no spare.
-    wants_spare: bool,
     /// Where the next record goes.
     pub position: u64,
     pub next_lsn: u64,
@@ -109,7 +107,6 @@ impl State {
             groups,
             segments,
             spares,
-            wants_spare: false,
             position,
             next_lsn,
             synced_lsn: next_lsn - 1,
@@ -166,10 +163,7 @@ impl State {
             }
             match self.spares.pop_front() {
                 Some(spare) => self.begin(spare),
-                None => {
-                    self.wants_spare = true;
-                    return false;
-                }
+                None => return false,
             }
         }
     }
@@ -234,12 +228,12 @@ impl State {
         self.spares.is_empty().then_some(Chore::Prepare(next))
     }
 
-    /// Whether a spare of which so many bytes are filled may wait: nothing wants it, and it will be whole when half of the current
-    /// segment is in use.
+    /// Whether a spare of which so many bytes are filled may wait, because it will be whole when half of the current segment is in
+    /// use. Before three quarters are, there is no record that does not fit.
     pub fn is_ahead(&self, filled: u64) -> bool {
-        let is_filled_further = u128::from(filled) * u128::from(self.current().bytes)
+        let is_further = u128::from(filled) * u128::from(self.current().bytes)
             > 2 * u128::from(self.position) * u128::from(self.bounds.segment_bytes);
-        is_filled_further && !self.wants_spare && !self.is_disk_full
+        is_further && !self.is_disk_full
     }
 
     /// Bytes of all segment files, the spares included.
@@ -285,7 +279,6 @@ impl State {
 
     /// Makes a spare the current segment and says in it how every group stands.
     fn begin(&mut self, spare: Arc<Segment>) {
-        self.wants_spare = false;
         let bytes = spare.bytes;
         self.segments.insert(spare.generation, spare);
         self.position = FIRST_RECORD;
