@@ -5,10 +5,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Runs the simulator: this build's, or the one that `HOURMARK_BINARY` names, which may be quicker.
 fn simulate(arguments: &[&str]) -> Output {
-    let binary = std::env::var("HOURMARK_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_hourmark").to_owned());
-    let mut command = Command::new(binary);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hourmark"));
     command.current_dir(env!("CARGO_TARGET_TMPDIR")).arg("simulate").args(arguments).output().unwrap()
 }
 
