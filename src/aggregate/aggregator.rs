@@ -258,7 +258,8 @@ impl State {
     fn tick(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
         let settings = &self.arguments.settings;
         let has_something = !self.filling.is_empty();
-        let is_due = self.last_checkpoint.elapsed() >= due_after(settings.checkpoint_interval, self.filling.apps_len());
+        let is_due =
+            self.last_checkpoint.elapsed() >= due_after(settings.checkpoint_interval, self.filling.app_count());
         let is_idle = self.last_event.elapsed() >= settings.idle_after;
         let now_ms = self.arguments.environment.clock.now_ms();
         let idle_after_ms = u64::try_from(settings.idle_after.as_millis()).unwrap_or(u64::MAX);

@@ -12,10 +12,10 @@ use xxhash_rust::xxh3::xxh3_64;
 /// Events of an app that wait at most: ten for each of 24 hours. 4 KiB, less than the windows of most apps that have so many.
 pub const PENDING_MAX: usize = 256;
 
-/// What an event that waits may add to a checkpoint, about: at least half of the most, which is a window of its own.
-const PENDING_BYTES: usize = 8;
-/// The same of one that comes behind an event of the same hour: it adds a value at most.
-const PENDING_BYTES_SAME_HOUR: usize = 4;
+/// What an event that waits may add to a checkpoint, about, at least half of the most: a value, and once for each run of events of
+/// one hour a window.
+const PENDING_BYTES: usize = 4;
+const PENDING_RUN_BYTES: usize = 4;
 
 /// Apps in the order they came.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +32,8 @@ pub struct OpenApp {
     pub id: AppId,
     windows: Windows,
     pending: Vec<Pending>,
-    /// About what those that wait may add to a checkpoint.
-    pending_bytes: usize,
+    /// How many runs of events of one hour `pending` has.
+    pending_runs: usize,
 }
 
 /// Deltas, ascending by hour. Few: hours of a few seconds' events.
@@ -82,24 +82,28 @@ impl OpenApps {
     fn insert(&mut self, name: &str, hash: u64) -> u32 {
         let id = AppId::new(name).expect("a checked batch holds app ids only");
         let place = u32::try_from(self.apps.len()).expect("fewer apps than a checkpoint may have bytes");
-        self.apps.push(OpenApp { id, windows: Windows::default(), pending: Vec::new(), pending_bytes: 0 });
+        self.apps.push(OpenApp { id, windows: Windows::default(), pending: Vec::new(), pending_runs: 0 });
         self.index.insert_unique(hash, place, |place| self::hash(self.apps[*place as usize].id.as_str()));
         place
     }
 }
 
 impl OpenApp {
-    /// Lets an event wait for its window.
+    /// Lets events wait for their windows.
     #[inline]
-    pub fn add(&mut self, event: Pending) {
-        let is_same_hour = self.pending.last().is_some_and(|last| last.hour == event.hour);
-        self.pending_bytes += if is_same_hour { PENDING_BYTES_SAME_HOUR } else { PENDING_BYTES };
-        self.pending.push(event);
+    pub fn add(&mut self, events: impl ExactSizeIterator<Item = Pending>) {
+        self.pending.reserve(events.len());
+        let mut last = self.pending.last().map(|last| last.hour);
+        for event in events {
+            self.pending_runs += usize::from(last != Some(event.hour));
+            last = Some(event.hour);
+            self.pending.push(event);
+        }
     }
 
     /// About how many bytes the events that wait may add to a checkpoint, at least half of the most.
     pub fn pending_bytes(&self) -> usize {
-        self.pending_bytes
+        PENDING_BYTES * self.pending.len() + PENDING_RUN_BYTES * self.pending_runs
     }
 
     /// How many events wait.
@@ -111,7 +115,7 @@ impl OpenApp {
     pub fn settle(&mut self, config: &SketchConfig) -> usize {
         let bytes = self.windows.record(&mut self.pending, config);
         self.pending.clear();
-        self.pending_bytes = 0;
+        self.pending_runs = 0;
         bytes
     }
 
@@ -188,7 +192,7 @@ mod tests {
     fn apps_are_found_again_and_come_out_in_order() {
         let mut apps = OpenApps::default();
         for (name, hour) in [("b", 7), ("a", 9), ("b", 5), ("b", 7), ("a", 10)] {
-            apps.find_or_insert(name).0.add(event(hour, 1));
+            apps.find_or_insert(name).0.add([event(hour, 1)].into_iter());
         }
         let all: Vec<_> = apps.sorted().into_iter().map(|app| (app.id.to_string(), app.span())).collect();
         assert_eq!(all, [("a".to_owned(), Some((Hour(9), Hour(10)))), ("b".to_owned(), Some((Hour(5), Hour(7))))]);
@@ -204,7 +208,7 @@ mod tests {
         let mut expected = [Rollup::default(), Rollup::default()];
         for value in 0..500 {
             let hour = value % 3 % 2;
-            app.add(event(7 - u32::try_from(hour).unwrap(), value));
+            app.add([event(7 - u32::try_from(hour).unwrap(), value)].into_iter());
             expected[1 - hour as usize].record(ResponseTime(value), value % 2 == 0, &config);
             let all = app.deltas(&(Hour(0)..Hour(9)), &config);
             if value == 200 || value == 350 {

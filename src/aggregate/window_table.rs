@@ -135,7 +135,7 @@ impl WindowTable {
     }
 
     /// How many apps it holds.
-    pub fn apps_len(&self) -> usize {
+    pub fn app_count(&self) -> usize {
         self.apps.len()
     }
 
@@ -161,13 +161,13 @@ impl WindowTable {
             let (events, others) = rest.split_at(room.min(rest.len()));
             rest = others;
             self.bytes -= app.pending_bytes();
-            for (time, value) in events {
+            app.add(events.iter().map(|(time, value)| {
                 pass.watermark.observe(*time, pass.stamp_ms);
                 let hour = time.hour();
                 let is_late = u64::from(hour.0) < pass.sealed_hours;
                 self.late += u64::from(is_late);
-                app.add(Pending { hour, is_late, value: *value });
-            }
+                Pending { hour, is_late, value: *value }
+            }));
             if app.pending() >= self.pending_max {
                 self.bytes += app.settle(pass.config);
             }
@@ -191,6 +191,7 @@ mod tests {
     use crate::domain::MS_PER_HOUR;
     use crate::format::{BatchBuilder, Part};
     use bytes::Bytes;
+    use proptest::prelude::*;
 
     fn part(events: &[(&str, u64, u64)]) -> Part {
         let mut batch = BatchBuilder::default();
@@ -296,5 +297,34 @@ mod tests {
         assert_eq!(names("b", None, 2), ["b1 0-0", "b2 0-2"]);
         assert_eq!(names("b", Some("b1"), 9), ["b2 0-2", "b3 3-3"]);
         assert_eq!(names("", Some("b3"), 9), ["c 0-0"]);
+    }
+
+    proptest! {
+        /// What keeps a checkpoint within the largest entry of the log.
+        #[test]
+        fn a_table_says_at_least_half_of_what_its_checkpoint_takes(
+            apps in 1usize..4,
+            hours in prop::collection::vec(0u64..500_000, 1..5),
+            at_once: bool,
+            values_max in prop_oneof![Just(ResponseTime::MAX.0), Just(1_000_000_000), Just(1)],
+            events in prop::collection::vec((any::<usize>(), any::<usize>(), any::<u64>()), 1..900),
+        ) {
+            const HEAD_BYTES: usize = 64;
+            let mut table = if at_once { WindowTable::recording_at_once() } else { WindowTable::default() };
+            let events: Vec<_> = events
+                .iter()
+                .map(|(app, hour, value)| {
+                    (["a", "bb", "ccc"][app % apps], hours[hour % hours.len()] * HOUR, value % (values_max + 1))
+                })
+                .collect();
+            for events in events.chunks(50) {
+                let entry = entry(vec![part(events)]);
+                fold(&mut table, &entry, &Acceptance::All, &mut Watermark::new(0, HOUR)).unwrap();
+                let deltas = table.deltas(&SketchConfig::default());
+                let checkpoint = format::Checkpoint { deltas, ..format::Checkpoint::default() };
+                let bytes = checkpoint.encode().len();
+                prop_assert!(2 * table.bytes() + HEAD_BYTES >= bytes, "{} said, {bytes} taken", table.bytes());
+            }
+        }
     }
 }
