@@ -1,8 +1,8 @@
 //! The partition as the log's state machine: verdicts for events, merging for checkpoints.
 //!
 //! Applying is a pure function of state and entry. Large checkpoints are merged while entries of events are applied, so that
-//! whoever waits for an ack does not wait for them; and their rows are read and merged before the locks are kept, so that
-//! reads wait only for the new rows to be put in place.
+//! whoever waits for an ack does not wait for them; and their rows are read and merged first, so that reads wait only for the new
+//! rows to be put in place.
 
 use super::error::Error;
 use super::identities::Header;
@@ -10,7 +10,7 @@ use super::keys;
 use super::position::row_hash;
 use super::quarantine;
 use super::recent::Recent;
-use super::row::RecentRow;
+use super::recent_row::RecentRow;
 use super::state::{Condition, DeltaCounts, Inner, PartitionState, Shared};
 use super::tail::{Acceptance, Events, Kind, TailEntry};
 use crate::domain::{AppId, Hour, Rollup};

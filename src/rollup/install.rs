@@ -8,7 +8,7 @@ use super::identities::{Identities, Limits};
 use super::keys::{self, Kind};
 use super::load::{encode_current, window_row};
 use super::position::{Digest, Position, row_hash};
-use super::row::rollup_hash;
+use super::recent_row::rollup_hash;
 use super::rows::{Row, RowBatch, RowStore};
 use super::snapshot::{TYPE_END, TYPE_HEADER, TYPE_ROWS, VERSION};
 use super::state::{Condition, PartitionState, Shared};

@@ -4,7 +4,7 @@ use super::error::Error;
 use super::identities::{Identities, Limits};
 use super::keys::{self, Generation, Kind};
 use super::position::{Position, row_hash};
-use super::row::rollup_hash;
+use super::recent_row::rollup_hash;
 use super::rows::{Row, RowStore, prefix_end};
 use super::windows::{Chunk, Slot, Window, Windows};
 use crate::format::{StoredRollup, codec};

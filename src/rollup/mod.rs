@@ -17,7 +17,7 @@
 //! A damaged row leaves a marker in the data directory. The next start moves the whole store aside and begins with empty
 //! states, which the log replays, or a peer's snapshot fills. The same happens to a store that does not open.
 //!
-//! Reading order: `identities` (verdicts), `tail`, `state`, `row`, `apply`, `write_out`, `snapshot`, `install`, `reader`.
+//! Reading order: `identities` (verdicts), `tail`, `state`, `recent_row`, `apply`, `write_out`, `snapshot`, `install`, `reader`.
 
 mod apply;
 mod error;
@@ -30,7 +30,7 @@ mod position;
 mod quarantine;
 mod reader;
 mod recent;
-mod row;
+mod recent_row;
 pub mod rows;
 pub mod sled_rows;
 mod snapshot;
@@ -47,7 +47,7 @@ pub use error::Error;
 pub use identities::{EDGE_SPAN, IDLE_HOURS, SEQUENCES_MIN};
 pub use position::{Consumed, Digest};
 pub use reader::{AppHours, AppsPage, AsOf, HoursPage, Reader};
-pub use row::RecentRow;
+pub use recent_row::RecentRow;
 pub use state::{Account, Figures, PartitionState};
 pub use store::{DIRECTORY, Engine, Store};
 pub use tail::Acceptance;

@@ -13,7 +13,7 @@ use super::keys::{self, Generation, Kind};
 use super::load;
 use super::quarantine;
 use super::recent::Recent;
-use super::row::RecentRow;
+use super::recent_row::RecentRow;
 use super::state::{Inner, PartitionState, Shared};
 use crate::domain::{AppId, Hour};
 use crate::format::{Quarantined, StoredRollup};

@@ -1,7 +1,7 @@
 //! Rollups in memory, above those in the row store: the ones that changed since they were last written, the ones that were
 //! written last, and the ones that were read last. Pure.
 
-use super::row::RecentRow;
+use super::recent_row::RecentRow;
 use crate::format::Quarantined;
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -170,7 +170,7 @@ mod tests {
     }
 
     fn revision(recent: &Recent, tail: &[u8]) -> Option<u64> {
-        recent.get(tail).map(|row| row.merge(&SketchConfig::default()).revision)
+        recent.get(tail).map(|row| row.to_stored(&SketchConfig::default()).revision)
     }
 
     fn tails(taken: &Taken) -> Vec<Vec<u8>> {

@@ -19,7 +19,6 @@ const WAITING_MAX: u32 = 8;
 /// A rollup with what it adds to the digest.
 #[derive(Debug)]
 pub struct RecentRow {
-    head: Head,
     /// Sum of the hashes of its values.
     values_hash: u64,
     /// What it adds to the digest.
@@ -27,7 +26,7 @@ pub struct RecentRow {
     content: Content,
 }
 
-/// The numbers of a row, all but the values.
+/// The numbers of a rollup, all but the values.
 #[derive(Debug, Clone, Copy)]
 struct Head {
     revision: u64,
@@ -47,6 +46,8 @@ enum Content {
 /// A delta of few values behind a sketch.
 #[derive(Debug)]
 struct Waiting {
+    /// Of all of it.
+    head: Head,
     before: Arc<RecentRow>,
     delta: Rollup,
     /// How many deltas wait, this one included.
@@ -59,33 +60,42 @@ impl RecentRow {
     /// A row of a rollup with this tail.
     pub fn new(tail: &[u8], stored: StoredRollup) -> RecentRow {
         let values_hash = values_hash(stored.rollup.values());
-        RecentRow::merged(tail, stored, values_hash)
+        RecentRow::of_merged(tail, stored, values_hash)
     }
 
-    fn merged(tail: &[u8], stored: StoredRollup, values_hash: u64) -> RecentRow {
-        let head = Head::of(&stored);
-        RecentRow { head, values_hash, hash: head.hash(tail, values_hash), content: Content::Merged(Arc::new(stored)) }
+    fn of_merged(tail: &[u8], stored: StoredRollup, values_hash: u64) -> RecentRow {
+        let hash = Head::of(&stored).hash(tail, values_hash);
+        RecentRow { values_hash, hash, content: Content::Merged(Arc::new(stored)) }
     }
 
-    /// The row after a checkpoint: one revision later, with a delta, which must be of the same configuration.
+    /// The row after a checkpoint: one revision later, with a delta that is not empty and of the same configuration.
     pub fn with(self: &Arc<Self>, tail: &[u8], delta: Rollup, config: &SketchConfig) -> RecentRow {
-        if !self.head.is_sketch {
-            // Values are merged into whichever side is at hand.
-            let stored = self.stored(config);
+        let head = self.head();
+        if !head.is_sketch {
+            // Few values: nothing is gained by letting others wait beside them, and the delta's memory is there to be used.
             let mut rollup = delta;
-            rollup.merge(&stored.rollup, config);
-            return RecentRow::new(tail, StoredRollup { revision: stored.revision + 1, rollup });
+            rollup.merge(&self.stored(config).rollup, config);
+            return RecentRow::new(tail, StoredRollup { revision: head.revision + 1, rollup });
         }
-        let added = binned_hash(delta.values(), config);
-        let (before, waiting) = self.settled();
-        if matches!(delta.values(), Values::Exact(_)) && waiting < WAITING_MAX {
-            let waiting = Waiting { before, delta, deltas: waiting + 1, merged: OnceLock::new() };
-            return self.waiting(tail, waiting, added);
+        let values_hash = self.values_hash.wrapping_add(binned_hash(delta.values(), config));
+        let (before, deltas) = self.settled();
+        if matches!(delta.values(), Values::Exact(_)) && deltas < WAITING_MAX {
+            let head = head.with(&delta);
+            let hash = head.hash(tail, values_hash);
+            let waiting = Waiting { head, before, delta, deltas: deltas + 1, merged: OnceLock::new() };
+            return RecentRow { values_hash, hash, content: Content::Waiting(waiting) };
         }
-        let mut stored = self.merge(config);
+        let mut stored = self.to_stored(config);
         stored.rollup.merge(&delta, config);
         stored.revision += 1;
-        RecentRow::merged(tail, stored, self.values_hash.wrapping_add(added))
+        RecentRow::of_merged(tail, stored, values_hash)
+    }
+
+    fn head(&self) -> Head {
+        match &self.content {
+            Content::Merged(stored) => Head::of(stored),
+            Content::Waiting(waiting) => waiting.head,
+        }
     }
 
     /// This row, without the deltas that are merged already, and how many still wait.
@@ -97,12 +107,6 @@ impl RecentRow {
         }
     }
 
-    fn waiting(&self, tail: &[u8], waiting: Waiting, added: u64) -> RecentRow {
-        let head = self.head.with(&waiting.delta);
-        let values_hash = self.values_hash.wrapping_add(added);
-        RecentRow { head, values_hash, hash: head.hash(tail, values_hash), content: Content::Waiting(waiting) }
-    }
-
     /// What it adds to the digest.
     pub fn hash(&self) -> u64 {
         self.hash
@@ -112,12 +116,12 @@ impl RecentRow {
     pub fn stored(&self, config: &SketchConfig) -> Arc<StoredRollup> {
         match &self.content {
             Content::Merged(stored) => Arc::clone(stored),
-            Content::Waiting(waiting) => Arc::clone(waiting.merged.get_or_init(|| Arc::new(self.merge(config)))),
+            Content::Waiting(waiting) => Arc::clone(waiting.merged.get_or_init(|| Arc::new(self.to_stored(config)))),
         }
     }
 
     /// A copy of the rollup; the row stays as it is.
-    pub fn merge(&self, config: &SketchConfig) -> StoredRollup {
+    pub fn to_stored(&self, config: &SketchConfig) -> StoredRollup {
         let mut deltas = Vec::new();
         let mut row = self;
         let stored = loop {
@@ -286,7 +290,7 @@ mod tests {
                 expected.revision += 1;
                 row = Arc::new(row.with(b"a", rollup_of(values, late), &config));
                 prop_assert_eq!(row.hash(), rollup_hash(b"a", &expected));
-                prop_assert_eq!(&row.merge(&config), &expected);
+                prop_assert_eq!(&row.to_stored(&config), &expected);
                 if is_read {
                     prop_assert_eq!(&*row.stored(&config), &expected);
                 }

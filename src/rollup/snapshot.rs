@@ -19,7 +19,7 @@ use super::identities::{Answer, First};
 use super::keys::{self, Generation, Kind};
 use super::position::Position;
 use super::quarantine;
-use super::row::RecentRow;
+use super::recent_row::RecentRow;
 use super::rows::Row;
 use super::state::{Condition, PartitionState, Shared};
 use super::windows::{Owner, Slot, Window};
@@ -81,7 +81,7 @@ impl Overlay {
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = page.into_iter().collect();
         for (tail, old) in kept {
             match old {
-                Old::Row(row) => rows.insert(tail, row.merge(sketch).encode().into()),
+                Old::Row(row) => rows.insert(tail, row.to_stored(sketch).encode().into()),
                 Old::Value(value) => rows.insert(tail, value),
                 Old::Absent => rows.remove(&tail),
             };

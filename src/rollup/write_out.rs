@@ -229,7 +229,7 @@ impl Shared {
         let mut batch = RowBatch::default();
         let generation = captured.generation;
         for (tail, row) in &captured.taken.rows {
-            batch.put(self.key(generation, tail), row.merge(&self.sketch).encode().into());
+            batch.put(self.key(generation, tail), row.to_stored(&self.sketch).encode().into());
         }
         for (tail, value) in captured.taken.quarantined.iter().flat_map(quarantine::rows) {
             batch.put(self.key(generation, &tail), value);

@@ -16,12 +16,12 @@
 //! - A torn tail is cut when the log opens; damage to what had been synced is refused (recovery.rs says how they differ).
 //!
 //! **Full disk.** The next segment is made before it is needed. When that fails, [`Log::accepts_appends`] turns false
-//! while half of the current segment is in use at most, so that half a segment of room remains for what was already proposed and
-//! for what other leaders replicate to this node. A leader asks [`Log::accepts_appends`] before it *proposes*, and a
-//! follower asks [`Log::admit`] for room before it hands a leader's entries to Raft. What finds no room all the same,
-//! because the segment was full before it was known that there is no other, waits for space, and its group with it.
-//! Votes, truncations and purges have a reserve of their own (and wait for space if even that is used up). Purging
-//! recycles segments, which ends the shortage without any space.
+//! while half of the current segment is in use at most, so that half a segment of room remains for what was already
+//! proposed and for what other leaders replicate to this node. A leader asks [`Log::accepts_appends`] before it
+//! *proposes*, and a follower asks [`Log::admit`] for room before it hands a leader's entries to Raft. What finds no
+//! room all the same, because the segment was full before it was known that there is no other, waits for space, and its
+//! group with it. Votes, truncations and purges have a reserve of their own (and wait for space if even that is used
+//! up). Purging recycles segments, which ends the shortage without any space.
 //!
 //! **Bound.** Above `bytes_max`, or when the disk is full, [`Log::pins`] names the groups that have to let go of old
 //! entries. Segments go from the oldest on, so one entry of an idle group keeps everything behind it.
