@@ -324,35 +324,48 @@ mod tests {
         batch
     }
 
-    /// Whether the page cache has the first bytes of a file.
     #[cfg(target_os = "linux")]
-    fn is_in_memory(file: &fs::File) -> bool {
-        let mut bytes = [0; 1];
-        let flags = rustix::io::ReadWriteFlags::NOWAIT;
-        rustix::io::preadv2(file, &mut [io::IoSliceMut::new(&mut bytes)], 0, flags).is_ok()
+    const UNKNOWN_BYTES: usize = 1 << 20;
+
+    /// Bytes that this thread has had read from disks, as the kernel counts them; `None` where it does not.
+    #[cfg(target_os = "linux")]
+    fn bytes_from_disks() -> Option<u64> {
+        let counters = fs::read_to_string("/proc/thread-self/io").ok()?;
+        counters.lines().find_map(|line| line.strip_prefix("read_bytes: ")).and_then(|count| count.parse().ok())
+    }
+
+    /// Whether reading a file of [`UNKNOWN_BYTES`] takes all of it from the disk. (A read that must not wait tells less:
+    /// the kernel starts to read ahead for it, and may be done before it looks.)
+    #[cfg(target_os = "linux")]
+    fn is_read_from_disk(path: &Path) -> bool {
+        let before = bytes_from_disks();
+        assert_eq!(fs::read(path).unwrap(), vec![7; UNKNOWN_BYTES]);
+        before.zip(bytes_from_disks()).is_some_and(|(before, after)| after - before >= UNKNOWN_BYTES as u64)
     }
 
     #[cfg(target_os = "linux")]
     #[test]
     fn what_an_earlier_process_left_in_memory_is_read_from_the_disk_again() {
         let parent = tempfile::tempdir().unwrap();
-        let written = |path: &Path| {
-            fs::write(path, vec![7; 1 << 20]).unwrap();
-            fs::File::open(path).unwrap()
+        let written = |path: PathBuf| {
+            fs::write(&path, vec![7; UNKNOWN_BYTES]).unwrap();
+            path
         };
-        let probe = written(&parent.path().join("probe"));
-        cluster::environment::File::reread(&probe).unwrap();
-        if is_in_memory(&probe) {
-            return; // A file system that is nothing but memory.
+        let probe = written(parent.path().join("probe"));
+        let file = fs::File::open(&probe).unwrap();
+        file.sync_all().unwrap();
+        rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).unwrap();
+        if !is_read_from_disk(&probe) {
+            return; // A file system that is nothing but memory, or a kernel that counts nothing.
         }
         let path = parent.path().join("rollups");
         SledRows::open(&path, 0).unwrap().close().unwrap();
         // sled reads its own files while it opens; one that it does not know, in a directory below, shows what was let go.
         fs::create_dir_all(path.join("below")).unwrap();
-        let unknown = written(&path.join("below/unknown"));
-        assert!(is_in_memory(&unknown));
+        let unknown = written(path.join("below/unknown"));
+        assert!(!is_read_from_disk(&unknown));
         SledRows::open(&path, 0).unwrap().close().unwrap();
-        assert!(!is_in_memory(&unknown));
+        assert!(is_read_from_disk(&unknown));
     }
 
     #[test]
