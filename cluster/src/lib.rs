@@ -47,6 +47,7 @@ pub use partition::{AppendError, Appended, ReadError, Replica};
 pub use raft::seed_consensus;
 pub use router::{CallError, Target};
 pub use state_machine::{
-    Begun, Committed, Durable, Host, Pace, Payload, SNAPSHOT_CHUNK_BYTES_MAX, Snapshot, SnapshotChunks, StateMachine,
+    Begun, Committed, Durable, Host, Pace, Payload, Rest, SNAPSHOT_CHUNK_BYTES_MAX, Snapshot, SnapshotChunks,
+    StateMachine,
 };
 pub use status::{NodeStatus, PartitionStatus, Status};

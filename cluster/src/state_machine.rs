@@ -61,9 +61,21 @@ pub enum Pace {
 pub enum Begun {
     /// All of it; this is the answer.
     Done(Bytes),
-    /// The rest runs where blocking work does, and gives the answer. Entries of [`Pace::Quick`] are applied meanwhile, so
-    /// that those who wait for them do not wait for this one.
-    Rest(Box<dyn FnOnce() -> io::Result<Bytes> + Send>),
+    /// The rest is done where background work is, step by step, and gives the answer. Entries of [`Pace::Quick`] are applied
+    /// meanwhile, so that those who wait for them do not wait for this one.
+    Rest(Box<dyn Rest>),
+}
+
+/// What is left to do of an entry.
+///
+/// All replicas have it to do at the same moment, and would have no time for anything else. So its steps are spread: over a
+/// part of the time since the entry before that had a rest, a second at most, and no time at all where the next such entry waits.
+pub trait Rest: Send {
+    /// How much is left, in any unit.
+    fn remaining(&self) -> usize;
+
+    /// Does some of it, a millisecond or so. Returns the answer when nothing is left.
+    fn step(&mut self) -> io::Result<Option<Bytes>>;
 }
 
 /// A partition's state on one replica.

@@ -108,28 +108,12 @@ impl Checkpoint {
 
     /// Reads it.
     pub fn decode(bytes: &[u8]) -> Result<Checkpoint, Error> {
+        let mut reader = CheckpointReader::new(bytes)?;
         let mut deltas = Vec::new();
-        let rest = Checkpoint::read(bytes, |app, hour, delta| deltas.push((app.clone(), hour, delta)))?;
-        Ok(Checkpoint { deltas, ..rest })
-    }
-
-    /// Reads it, and gives each delta to `each` instead of keeping it: all of them together are large. On an error what
-    /// `each` was given means nothing.
-    pub fn read(bytes: &[u8], each: impl FnMut(&AppId, Hour, Rollup)) -> Result<Checkpoint, Error> {
-        let (head, mut reader) = Checkpoint::open(bytes)?;
-        take_deltas(&mut reader, each)?;
-        let count = reader.length()?;
-        if count > reader.remaining() {
-            return Err(reader.invalid("number of quarantined entries"));
+        while let Some((app, hour, delta)) = reader.next_delta()? {
+            deltas.push((app.clone(), hour, delta));
         }
-        let quarantined = (0..count).map(|_| take_quarantined(&mut reader)).collect::<Result<_, _>>()?;
-        reader.end()?;
-        Ok(Checkpoint { quarantined, ..head })
-    }
-
-    /// Reads what stands before deltas and quarantined entries, which are left out.
-    pub fn head(bytes: &[u8]) -> Result<Checkpoint, Error> {
-        Checkpoint::open(bytes).map(|(head, _)| head)
+        Ok(Checkpoint { deltas, ..reader.finish()? })
     }
 
     /// What stands before the deltas, and the rest unread.
@@ -142,30 +126,79 @@ impl Checkpoint {
     }
 }
 
-fn take_deltas(reader: &mut Reader<'_>, mut each: impl FnMut(&AppId, Hour, Rollup)) -> Result<(), Error> {
-    let apps = reader.length()?;
-    let mut app_before: Option<AppId> = None;
-    for _ in 0..apps {
-        let app = AppId::new(reader.text()?).map_err(|_| reader.invalid("app id"))?;
-        if app_before.is_some_and(|before| before >= app) {
-            return Err(reader.invalid("order of apps"));
-        }
-        let hours = reader.length()?;
-        let mut before = None;
-        for _ in 0..hours {
-            let hour = u64::from(before.unwrap_or(0)).checked_add(reader.varint()?);
-            let hour =
-                hour.and_then(|hour| u32::try_from(hour).ok()).filter(|hour| before.is_none_or(|old| old < *hour));
-            let hour = hour.ok_or(reader.invalid("hour"))?;
-            each(&app, Hour(hour), rollup::take(reader)?);
-            before = Some(hour);
-        }
-        if before.is_none() {
-            return Err(reader.invalid("number of hours"));
-        }
-        app_before = Some(app);
+/// Reads a checkpoint's deltas one by one, because all of them together are large, and then the rest of it. Until
+/// [`CheckpointReader::finish`] has found all of it sound, what was read means nothing.
+pub struct CheckpointReader<B> {
+    bytes: B,
+    /// How many bytes at the end have not been read.
+    unread: usize,
+    head: Checkpoint,
+    apps_left: usize,
+    /// The app whose hours are being read.
+    app: Option<AppId>,
+    hours_left: usize,
+    /// The last hour of it that was read.
+    hour: Option<Hour>,
+}
+
+impl<B: AsRef<[u8]>> CheckpointReader<B> {
+    /// Checks the checksum, and reads what stands before the deltas.
+    pub fn new(bytes: B) -> Result<CheckpointReader<B>, Error> {
+        let (head, mut reader) = Checkpoint::open(bytes.as_ref())?;
+        let apps_left = reader.length()?;
+        let unread = reader.remaining();
+        Ok(CheckpointReader { bytes, unread, head, apps_left, app: None, hours_left: 0, hour: None })
     }
-    Ok(())
+
+    /// How many bytes have not been read.
+    pub fn remaining(&self) -> usize {
+        self.unread
+    }
+
+    /// The next delta, `None` behind the last.
+    pub fn next_delta(&mut self) -> Result<Option<(&AppId, Hour, Rollup)>, Error> {
+        let mut reader = unread(&self.bytes, self.unread);
+        if self.hours_left == 0 {
+            let Some(apps_left) = self.apps_left.checked_sub(1) else { return Ok(None) };
+            let app = AppId::new(reader.text()?).map_err(|_| reader.invalid("app id"))?;
+            if self.app.as_ref().is_some_and(|before| *before >= app) {
+                return Err(reader.invalid("order of apps"));
+            }
+            (self.apps_left, self.app, self.hour) = (apps_left, Some(app), None);
+            self.hours_left = reader.length()?;
+        }
+        self.hours_left = self.hours_left.checked_sub(1).ok_or(reader.invalid("number of hours"))?;
+        let hour = u64::from(self.hour.map_or(0, |before| before.0)).checked_add(reader.varint()?);
+        let hour = hour.and_then(|hour| u32::try_from(hour).ok()).map(Hour);
+        let hour = hour.filter(|hour| self.hour.is_none_or(|before| before < *hour)).ok_or(reader.invalid("hour"))?;
+        self.hour = Some(hour);
+        let delta = rollup::take(&mut reader)?;
+        self.unread = reader.remaining();
+        Ok(self.app.as_ref().map(|app| (app, hour, delta)))
+    }
+
+    /// What stands before deltas and quarantined entries, which are left out.
+    pub fn head(&self) -> &Checkpoint {
+        &self.head
+    }
+
+    /// All but the deltas, once the last of them has been read.
+    pub fn finish(&self) -> Result<Checkpoint, Error> {
+        let mut reader = unread(&self.bytes, self.unread);
+        let count = reader.length()?;
+        if count > reader.remaining() {
+            return Err(reader.invalid("number of quarantined entries"));
+        }
+        let quarantined = (0..count).map(|_| take_quarantined(&mut reader)).collect::<Result<_, _>>()?;
+        reader.end()?;
+        Ok(Checkpoint { quarantined, ..self.head.clone() })
+    }
+}
+
+/// Reads on where `unread` bytes are left.
+fn unread<B: AsRef<[u8]>>(bytes: &B, unread: usize) -> Reader<'_> {
+    let bytes = bytes.as_ref();
+    Reader::new(LAYOUT, &bytes[bytes.len() - unread..])
 }
 
 fn take_quarantined(reader: &mut Reader<'_>) -> Result<Quarantined, Error> {

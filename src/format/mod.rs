@@ -13,7 +13,7 @@ mod rollup;
 mod token;
 
 pub use batch::{BATCH_BYTES_MAX, Batch, BatchBuilder};
-pub use checkpoint::{Checkpoint, DELTA_RATIO, Quarantined, Tally};
+pub use checkpoint::{Checkpoint, CheckpointReader, DELTA_RATIO, Quarantined, Tally};
 pub use codec::Error;
 pub use entry::{ENTRY_BYTES_MAX, ENTRY_BYTES_TARGET, Entry, EventsEntry, PARTS_MAX, Part};
 pub use rollup::{StoredRollup, put as put_rollup, take as take_rollup};

@@ -13,12 +13,13 @@ use super::recent::Recent;
 use super::recent_row::RecentRow;
 use super::state::{Condition, DeltaCounts, Inner, PartitionState, Shared};
 use super::tail::{Acceptance, Events, Kind, TailEntry};
-use crate::domain::{AppId, Hour, Rollup};
-use crate::format::{Checkpoint, Entry, EventsEntry, StoredRollup};
+use crate::domain::Rollup;
+use crate::format::{Checkpoint, CheckpointReader, Entry, EventsEntry, StoredRollup};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::{
-    Begun, Committed, Durable, HISTORY, LogPosition, Offset, Pace, Payload, Snapshot, SnapshotChunks, StateMachine,
+    Begun, Committed, Durable, HISTORY, LogPosition, Offset, Pace, Payload, Rest, Snapshot, SnapshotChunks,
+    StateMachine,
 };
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -65,7 +66,11 @@ impl StateMachine for PartitionState {
     fn apply(&self, entry: Committed) -> io::Result<Bytes> {
         match self.shared.begin(entry)? {
             Begun::Done(answer) => Ok(answer),
-            Begun::Rest(rest) => rest(),
+            Begun::Rest(mut rest) => loop {
+                if let Some(answer) = rest.step()? {
+                    return Ok(answer);
+                }
+            },
         }
     }
 
@@ -127,9 +132,8 @@ impl Shared {
         };
         let bytes = payload.len() as u64;
         let read = match Entry::checkpoint(&payload) {
-            Some(checkpoint) => {
-                Checkpoint::head(checkpoint).map(|head| self.begin_checkpoint(position, &head, &payload))
-            }
+            Some(checkpoint) => CheckpointReader::new(payload.slice_ref(checkpoint))
+                .map(|reader| self.begin_checkpoint(position, bytes, reader)),
             None => EventsEntry::decode(&payload).map(|entry| self.apply_events(position, bytes, &entry)),
         };
         Ok(read.unwrap_or_else(|error| {
@@ -162,45 +166,48 @@ impl Shared {
         Begun::Done(postcard::to_allocvec(decision.verdicts()).expect("memory is there").into())
     }
 
-    fn begin_checkpoint(self: &Arc<Self>, position: LogPosition, head: &Checkpoint, payload: &Bytes) -> Begun {
+    fn begin_checkpoint(
+        self: &Arc<Self>,
+        position: LogPosition,
+        bytes: u64,
+        checkpoint: CheckpointReader<Bytes>,
+    ) -> Begun {
         let mut inner = self.lock();
-        let takes = inner.takes(position.offset, head);
-        inner.push(TailEntry { position, bytes: payload.len() as u64, kind: Kind::Other });
+        let takes = inner.takes(position.offset, checkpoint.head());
+        inner.push(TailEntry { position, bytes, kind: Kind::Other });
+        let generation = inner.generation;
         drop(inner);
         if !takes {
             return Begun::Done(CheckpointAnswer::Skipped.encode());
         }
-        let (shared, payload) = (Arc::clone(self), payload.clone());
-        Begun::Rest(Box::new(move || {
-            let long_holder = shared.holds_long();
-            let finished = shared.finish_checkpoint(position, &payload);
-            drop(long_holder);
-            if finished.is_err() {
-                shared.lock().condition = Condition::Broken;
-            }
-            Ok(finished?)
+        Begun::Rest(Box::new(Merging {
+            shared: Arc::clone(self),
+            position,
+            generation,
+            checkpoint,
+            counts: DeltaCounts::default(),
+            merged: Vec::new(),
         }))
     }
 
-    /// Merges a checkpoint that was taken. No other is applied and no snapshot installed meanwhile, entries of events are.
-    fn finish_checkpoint(&self, position: LogPosition, payload: &Bytes) -> Result<Bytes, Error> {
-        let bytes = Entry::checkpoint(payload).unwrap_or_default();
-        let mut merging = Merging::new(self);
-        let checkpoint = match Checkpoint::read(bytes, |app, hour, delta| merging.add(app, hour, delta)) {
-            Ok(checkpoint) => checkpoint,
-            Err(error) => return Ok(self.unreadable(position, &error)),
-        };
-        let (counts, merged) = merging.finish()?;
+    /// Makes a checkpoint's rows part of the state, and moves `consumed`.
+    fn finish_checkpoint(
+        &self,
+        position: LogPosition,
+        checkpoint: &Checkpoint,
+        counts: &DeltaCounts,
+        merged: Vec<Merged>,
+    ) -> Result<Bytes, Error> {
         let mut recent = self.lock_recent();
-        let checked = self.lock().check_tally(&checkpoint, &counts);
+        let checked = self.lock().check_tally(checkpoint, counts);
         let (digest, rollups) = if checked.is_ok() { put(&mut recent, merged) } else { (0, 0) };
         let mut inner = self.lock();
         let consumed = checked.and_then(|()| {
             inner.position.rows_digest ^= digest;
             inner.position.rollups += rollups;
-            inner.quarantine(&checkpoint, &mut recent);
+            inner.quarantine(checkpoint, &mut recent);
             inner.recent_dirty = recent.dirty();
-            inner.consume(&checkpoint)
+            inner.consume(checkpoint)
         });
         if let Err(what) = consumed {
             // Before the locks are let go of: what stands there now must not be captured.
@@ -252,47 +259,84 @@ impl Shared {
 /// Deltas that are looked up and merged together: few enough that they stay in the processor's cache.
 const MERGED_TOGETHER: usize = 64;
 
-/// A checkpoint's rows as they will be, made from its deltas while they are read.
-struct Merging<'a> {
-    shared: &'a Shared,
+/// As many times are they merged in a step.
+const MERGES_A_STEP: usize = 4;
+
+/// Merges a checkpoint that was taken. No other is applied and no snapshot installed meanwhile, entries of events are. The
+/// state stays as it was until the last step.
+struct Merging {
+    shared: Arc<Shared>,
+    position: LogPosition,
     generation: keys::Generation,
-    waiting: Vec<(Vec<u8>, Rollup)>,
+    checkpoint: CheckpointReader<Bytes>,
+    /// What the deltas count.
     counts: DeltaCounts,
-    merged: Result<Vec<Merged>, Error>,
+    /// The rows as they will be.
+    merged: Vec<Merged>,
 }
 
-impl Merging<'_> {
-    fn new(shared: &Shared) -> Merging<'_> {
-        let waiting = Vec::with_capacity(MERGED_TOGETHER);
-        let generation = shared.lock().generation;
-        Merging { shared, generation, waiting, counts: DeltaCounts::default(), merged: Ok(Vec::new()) }
+impl Rest for Merging {
+    fn remaining(&self) -> usize {
+        self.checkpoint.remaining()
     }
 
-    fn add(&mut self, app: &AppId, hour: Hour, delta: Rollup) {
-        self.counts.add(app, hour, &delta);
-        self.waiting.push((keys::rollup(app, hour), delta));
-        if self.waiting.len() == MERGED_TOGETHER {
-            self.merge();
+    fn step(&mut self) -> io::Result<Option<Bytes>> {
+        let shared = Arc::clone(&self.shared);
+        let _long_holder = shared.holds_long();
+        let stepped = self.try_step();
+        if stepped.is_err() {
+            shared.lock().condition = Condition::Broken;
         }
+        Ok(stepped?)
+    }
+}
+
+impl Merging {
+    fn try_step(&mut self) -> Result<Option<Bytes>, Error> {
+        for _ in 0..MERGES_A_STEP {
+            let deltas = match self.next_deltas() {
+                Ok(deltas) => deltas,
+                Err(error) => return Ok(Some(self.shared.unreadable(self.position, &error))),
+            };
+            let is_last = deltas.len() < MERGED_TOGETHER;
+            self.merge(deltas)?;
+            if is_last {
+                return self.finish().map(Some);
+            }
+        }
+        Ok(None)
     }
 
-    /// What the deltas count, and the rows.
-    fn finish(mut self) -> Result<(DeltaCounts, Vec<Merged>), Error> {
-        self.merge();
-        self.merged.map(|merged| (self.counts, merged))
+    /// The next [`MERGED_TOGETHER`] deltas, or as many as are left.
+    fn next_deltas(&mut self) -> Result<Vec<(Vec<u8>, Rollup)>, crate::format::Error> {
+        let mut deltas = Vec::with_capacity(MERGED_TOGETHER);
+        while deltas.len() < MERGED_TOGETHER
+            && let Some((app, hour, delta)) = self.checkpoint.next_delta()?
+        {
+            self.counts.add(app, hour, &delta);
+            deltas.push((keys::rollup(app, hour), delta));
+        }
+        Ok(deltas)
     }
 
-    fn merge(&mut self) {
+    fn merge(&mut self, deltas: Vec<(Vec<u8>, Rollup)>) -> Result<(), Error> {
         let rows: Vec<_> = {
             let recent = self.shared.lock_recent();
-            self.waiting.iter().map(|(tail, _)| recent.get(tail).cloned()).collect()
+            deltas.iter().map(|(tail, _)| recent.get(tail).cloned()).collect()
         };
-        for ((tail, delta), row) in self.waiting.drain(..).zip(rows) {
-            let Ok(merged) = &mut self.merged else { return };
-            match self.shared.merge(self.generation, tail, row, delta) {
-                Ok(row) => merged.push(row),
-                Err(error) => self.merged = Err(error),
+        for ((tail, delta), row) in deltas.into_iter().zip(rows) {
+            self.merged.push(self.shared.merge(self.generation, tail, row, delta)?);
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<Bytes, Error> {
+        match self.checkpoint.finish() {
+            Ok(checkpoint) => {
+                let merged = std::mem::take(&mut self.merged);
+                self.shared.finish_checkpoint(self.position, &checkpoint, &self.counts, merged)
             }
+            Err(error) => Ok(self.shared.unreadable(self.position, &error)),
         }
     }
 }

@@ -3,13 +3,14 @@
 use super::disk::{Crash, MemoryDisk};
 use super::world::{Log, Replica, SKETCH, app, environment, events, journal, open_state};
 use crate::domain::Hour;
+use crate::format::Entry;
 use crate::rollup::identities::Limits;
 use crate::rollup::install::Checker;
 use crate::rollup::rows::{Row, RowBatch, RowStore};
 use crate::rollup::sled_rows::SledRows;
 use crate::rollup::state::Damage;
 use crate::rollup::{PartitionState, SEQUENCES_MIN};
-use cluster::{Offset, StateMachine};
+use cluster::{Begun, Committed, LogPosition, Offset, Payload, StateMachine};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::{Arc, Mutex};
@@ -157,6 +158,41 @@ async fn a_snapshot_shows_the_state_it_was_captured_at_while_write_outs_go_on() 
     assert_eq!(checker.finish().unwrap().0, position);
     assert_eq!(position.digest(), digest);
     log.compare(&replica);
+}
+
+#[tokio::test]
+async fn until_the_last_step_of_a_checkpoint_the_state_is_as_it_was() {
+    let (mut log, replica) = (Log::default(), Replica::new(&Limits::default()));
+    let all: Vec<(u8, u8)> = (0..100).flat_map(|app| (0..8).map(move |hour| (app, hour))).collect();
+    store(&mut log, &replica, &all[..500]);
+    let events_of = all[200..].iter().map(|(app, hour)| (*app, *hour, 2_000_000)).collect();
+    log.push_events(&events(1, log.entries.len() as u64, 1, &[(None, events_of)]));
+    log.feed(&replica);
+    let base = replica.state.consumed().through.map(|consumed| consumed.0);
+    let checkpoint = log.fold(&replica, base, replica.state.applied().unwrap().0, &BTreeSet::new());
+
+    let payload = Payload::Data(Entry::Checkpoint(checkpoint.clone()).encode());
+    let position = LogPosition { offset: replica.next(), ..log.entries[0].position };
+    let Begun::Rest(mut rest) = replica.state.begin(Committed { position, payload }).unwrap() else {
+        panic!("it is taken")
+    };
+    let (mut steps, mut sizes) = (0, vec![rest.remaining()]);
+    let before = replica.state.digest();
+    while rest.step().unwrap().is_none() {
+        steps += 1;
+        sizes.push(rest.remaining());
+        assert_eq!(replica.state.digest(), before);
+        log.compare(&replica);
+        // What is written out meanwhile, or begins now, has nothing of it.
+        replica.state.write_out().await.unwrap();
+        assert_eq!(replica.state.verify().await.unwrap(), before);
+        assert_eq!(replica.state.capture().unwrap().position().digest(), before);
+    }
+    assert_eq!(steps, 2, "600 rows");
+    assert!(sizes.is_sorted_by(|before, after| before > after), "{sizes:?}");
+    log.push_checkpoint(&checkpoint);
+    log.compare(&replica);
+    assert_eq!(replica.state.verify().await.unwrap(), replica.state.digest());
 }
 
 #[tokio::test]
