@@ -175,7 +175,7 @@ impl Cluster {
     }
 
     /// Stops the node: hands over what it leads to members that have caught up, then stops its groups, closes the log and
-    /// the connections. What was acknowledged stays.
+    /// the connections. What was acknowledged stays, and nothing touches the state machines any more.
     pub async fn shutdown(&self) {
         let replicas = self.node.replicas();
         let deadline = Instant::now() + HAND_OVER_TIMEOUT;
@@ -188,7 +188,7 @@ impl Cluster {
         self.node.end_tasks();
         for replica in replicas {
             self.node.take_replica(replica.inner.group.id());
-            replica.close().await;
+            replica.leave().await;
         }
         self.node.context.log.close().await;
         self.node.transport().shutdown();

@@ -69,12 +69,12 @@ pub enum Begun {
 /// What is left to do of an entry.
 ///
 /// All replicas have it to do at the same moment, and would have no time for anything else. So its steps are spread: over a
-/// part of the time since the entry before that had a rest, a second at most, and no time at all where the next such entry waits.
+/// third of the time since the entry before that left something over, a second at most, and over no time once anything waits for it.
 pub trait Rest: Send {
     /// How much is left, in any unit.
     fn remaining(&self) -> usize;
 
-    /// Does some of it, a millisecond or so. Returns the answer when nothing is left.
+    /// Does some of it, a millisecond or so; the last step may take longer. Returns the answer when nothing is left.
     fn step(&mut self) -> io::Result<Option<Bytes>>;
 }
 

@@ -157,7 +157,7 @@ impl<B: AsRef<[u8]>> CheckpointReader<B> {
 
     /// The next delta, `None` behind the last.
     pub fn next_delta(&mut self) -> Result<Option<(&AppId, Hour, Rollup)>, Error> {
-        let mut reader = unread(&self.bytes, self.unread);
+        let mut reader = reader_at(&self.bytes, self.unread);
         if self.hours_left == 0 {
             let Some(apps_left) = self.apps_left.checked_sub(1) else { return Ok(None) };
             let app = AppId::new(reader.text()?).map_err(|_| reader.invalid("app id"))?;
@@ -184,7 +184,7 @@ impl<B: AsRef<[u8]>> CheckpointReader<B> {
 
     /// All but the deltas, once the last of them has been read.
     pub fn finish(&self) -> Result<Checkpoint, Error> {
-        let mut reader = unread(&self.bytes, self.unread);
+        let mut reader = reader_at(&self.bytes, self.unread);
         let count = reader.length()?;
         if count > reader.remaining() {
             return Err(reader.invalid("number of quarantined entries"));
@@ -196,7 +196,7 @@ impl<B: AsRef<[u8]>> CheckpointReader<B> {
 }
 
 /// Reads on where `unread` bytes are left.
-fn unread<B: AsRef<[u8]>>(bytes: &B, unread: usize) -> Reader<'_> {
+fn reader_at<B: AsRef<[u8]>>(bytes: &B, unread: usize) -> Reader<'_> {
     let bytes = bytes.as_ref();
     Reader::new(LAYOUT, &bytes[bytes.len() - unread..])
 }

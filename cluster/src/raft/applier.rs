@@ -22,9 +22,9 @@ use std::time::Duration;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, timeout_at};
 
-/// The rest of an entry is spread over this part of the time since the one before: so it is done long before the next, and
+/// The rest of an entry is spread over the time since the one before divided by this: so it is done long before the next, and
 /// where entries that leave a rest follow each other closely, none is held up for long.
-const REST_PART: u32 = 3;
+const REST_DIVISOR: u32 = 3;
 /// The longest time that it is spread over.
 const REST_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -85,7 +85,7 @@ impl Turn {
     fn time_for_rest(&mut self) -> Duration {
         let now = Instant::now();
         let before = self.rest_begun.replace(now);
-        before.map_or(Duration::ZERO, |before| ((now - before) / REST_PART).min(REST_TIME_MAX))
+        before.map_or(Duration::ZERO, |before| ((now - before) / REST_DIVISOR).min(REST_TIME_MAX))
     }
 }
 
@@ -153,7 +153,9 @@ impl Applier {
         let hash = fingerprint(&payload);
         let pace = match &payload {
             Payload::Data(payload) => self.shared.machine.pace(payload),
-            Payload::Membership(_) | Payload::Blank => Pace::Quick,
+            Payload::Membership(_) => Pace::Quick,
+            // A new leader begins with nothing left to do, or what it begins from would move under it.
+            Payload::Blank => Pace::InTurn,
         };
         if pace != Pace::Quick {
             turn.wait_for_rest().await;
@@ -415,8 +417,12 @@ mod tests {
     }
 
     fn entry(offset: u64, payload: &'static [u8]) -> Entry {
+        Entry { payload: EntryPayload::Normal(Data(Bytes::from_static(payload))), ..blank(offset) }
+    }
+
+    fn blank(offset: u64) -> Entry {
         let position = LogPosition { term: Term(1), leader: NodeId(1), offset: Offset(offset) };
-        Entry { log_id: log_id(position), payload: EntryPayload::Normal(Data(Bytes::from_static(payload))) }
+        Entry { log_id: log_id(position), payload: EntryPayload::Blank }
     }
 
     #[tokio::test(start_paused = true)]
@@ -447,5 +453,25 @@ mod tests {
         applier.apply_one(turn, entry(5, b"long"), None).await.unwrap();
         sleep(Duration::from_secs(60)).await;
         assert_eq!(diary.read(), [(5, 63_010), (5, 63_260), (5, 63_510), (5, 63_760)], "a second at most");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_leader_begins_and_a_machine_is_let_go_of_with_nothing_left_to_do() {
+        let diary = Diary(Arc::default(), Instant::now());
+        let tasks = Tasks::new(Arc::new(Inline));
+        let applier = Applier::new(GroupId(1), Arc::new(diary.clone()), tasks).unwrap();
+        let mut turn = applier.turn().await.unwrap();
+        applier.apply_one(&mut turn, entry(0, b"long"), None).await.unwrap();
+        sleep(Duration::from_secs(3)).await;
+        applier.apply_one(&mut turn, entry(1, b"long"), None).await.unwrap();
+        applier.apply_one(&mut turn, blank(2), None).await.unwrap();
+        assert_eq!(diary.read()[4..], [(1, 3000), (1, 3000), (1, 3000), (1, 3000), (2, 3000)]);
+
+        sleep(Duration::from_secs(3)).await;
+        applier.apply_one(&mut turn, entry(3, b"long"), None).await.unwrap();
+        drop(turn);
+        applier.let_go().await;
+        assert_eq!(diary.read(), [(3, 6000); 4]);
+        assert!(applier.turn().await.is_err());
     }
 }

@@ -3,7 +3,7 @@
 use super::disk::{Crash, MemoryDisk};
 use super::world::{Log, Replica, SKETCH, app, environment, events, journal, open_state};
 use crate::domain::Hour;
-use crate::format::Entry;
+use crate::format::{Entry, codec};
 use crate::rollup::identities::Limits;
 use crate::rollup::install::Checker;
 use crate::rollup::rows::{Row, RowBatch, RowStore};
@@ -193,6 +193,33 @@ async fn until_the_last_step_of_a_checkpoint_the_state_is_as_it_was() {
     log.push_checkpoint(&checkpoint);
     log.compare(&replica);
     assert_eq!(replica.state.verify().await.unwrap(), replica.state.digest());
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_read_to_its_end_changes_nothing() {
+    let (mut log, replica) = (Log::default(), Replica::new(&Limits::default()));
+    let all: Vec<(u8, u8)> = (0..100).flat_map(|app| (0..8).map(move |hour| (app, hour))).collect();
+    store(&mut log, &replica, &all[..300]);
+    let before = replica.state.digest();
+    let events_of = all.iter().map(|(app, hour)| (*app, *hour, 2_000_000)).collect();
+    log.push_events(&events(1, log.entries.len() as u64, 1, &[(None, events_of)]));
+    log.feed(&replica);
+    let base = replica.state.consumed().through.map(|consumed| consumed.0);
+    let checkpoint = log.fold(&replica, base, replica.state.applied().unwrap().0, &BTreeSet::new());
+
+    let good = Entry::Checkpoint(checkpoint.clone()).encode();
+    let (kind, head) = (1, codec::begin(1).len());
+    let behind_its_end = codec::seal([&codec::begin(1), &good[kind + head..], b"?"].concat());
+    let offset = log.push(Payload::Data([&good[..kind], &behind_its_end].concat().into()));
+    log.feed(&replica);
+    assert_eq!(replica.state.applied(), Some(offset));
+    assert_eq!(replica.state.digest(), before);
+    log.compare(&replica);
+
+    log.push_checkpoint(&checkpoint);
+    log.feed(&replica);
+    log.compare(&replica);
+    assert_ne!(replica.state.digest(), before);
 }
 
 #[tokio::test]
