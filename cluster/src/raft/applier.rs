@@ -4,6 +4,7 @@
 //! and the log gives it the rest again. A "snapshot" that openraft builds is only the statement how far the durable state
 //! reaches (it lets the log be purged); the bytes of a state are captured when another replica needs them.
 
+use super::rests::{Leisure, Rests};
 use super::types::{
     Answer, Entry, LogId, Members, Snapshot, SnapshotMeta, StoredMembership, TypeConfig, log_id, position,
 };
@@ -11,22 +12,13 @@ use crate::environment::Tasks;
 use crate::{
     Begun, Committed, Durable, GroupId, HISTORY, LogPosition, Offset, Pace, Payload, Rest, SnapshotChunks, StateMachine,
 };
-use bytes::Bytes;
 use futures::{Stream, TryStreamExt};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use openraft::{EntryPayload, OptionalSend, RaftSnapshotBuilder};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
-use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, timeout_at};
-
-/// The rest of an entry is spread over the time since the one before divided by this: so it is done long before the next, and
-/// where entries that leave a rest follow each other closely, none is held up for long.
-const REST_DIVISOR: u32 = 3;
-/// The longest time that it is spread over.
-const REST_TIME_MAX: Duration = Duration::from_secs(1);
+use tokio::sync::watch;
 
 /// The bytes of a snapshot, or nothing where openraft only asks how far it reaches.
 pub struct SnapshotData(pub Option<Box<dyn SnapshotChunks>>);
@@ -57,36 +49,8 @@ struct Shared {
 struct Turn {
     /// The machine is left alone: openraft's worker goes on for a while after the group was shut down.
     is_over: bool,
-    /// The work that an entry left over.
-    rest: Option<RestUnderWay>,
-    /// When the last such work began.
-    rest_begun: Option<Instant>,
-}
-
-/// Work that an entry left over.
-struct RestUnderWay {
-    /// While this is there, the work takes its time.
-    unhurried: Option<oneshot::Sender<()>>,
-    /// Closes when it is done.
-    done: oneshot::Receiver<()>,
-}
-
-impl Turn {
-    /// Waits until no earlier entry has anything left to do.
-    async fn wait_for_rest(&mut self) {
-        if let Some(rest) = &mut self.rest {
-            rest.unhurried = None;
-            let _ = (&mut rest.done).await;
-            self.rest = None;
-        }
-    }
-
-    /// How long the work may take that an entry leaves over now.
-    fn time_for_rest(&mut self) -> Duration {
-        let now = Instant::now();
-        let before = self.rest_begun.replace(now);
-        before.map_or(Duration::ZERO, |before| ((now - before) / REST_DIVISOR).min(REST_TIME_MAX))
-    }
+    /// What entries left over.
+    rests: Rests,
 }
 
 /// What openraft asks back: the last entry applied, and the newest members.
@@ -109,7 +73,7 @@ impl Applier {
     pub async fn let_go(&self) {
         let mut turn = self.shared.turn.lock().await;
         turn.is_over = true;
-        turn.wait_for_rest().await;
+        turn.rests.wait().await;
     }
 
     async fn turn(&self) -> io::Result<tokio::sync::MutexGuard<'_, Turn>> {
@@ -158,7 +122,7 @@ impl Applier {
             Payload::Blank => Pace::InTurn,
         };
         if pace != Pace::Quick {
-            turn.wait_for_rest().await;
+            turn.rests.wait().await;
         }
         let committed = Committed { position: at, payload };
         let begun = if pace == Pace::Long {
@@ -182,35 +146,22 @@ impl Applier {
         match (begun, responder) {
             (Begun::Done(answer), Some(responder)) => responder.send(Answer(answer)),
             (Begun::Done(_), None) => {}
-            (Begun::Rest(rest), responder) => {
-                let time = turn.time_for_rest();
-                turn.rest = Some(self.finish(at, rest, time, responder));
-            }
+            (Begun::Rest(rest), responder) => self.finish(at, rest, turn.rests.begin(), responder),
         }
         Ok(())
     }
 
-    /// Does what is left of an entry within `time` or so, and answers it.
-    fn finish(
-        &self,
-        at: LogPosition,
-        rest: Box<dyn Rest>,
-        time: Duration,
-        responder: Option<Responder>,
-    ) -> RestUnderWay {
-        let (unhurried, hurried) = oneshot::channel();
-        let (is_done, done) = oneshot::channel();
+    /// Does what is left of an entry, and answers it.
+    fn finish(&self, at: LogPosition, rest: Box<dyn Rest>, mut leisure: Leisure, responder: Option<Responder>) {
         let applier = self.clone();
         self.shared.tasks.spawn("rest of an entry", async move {
-            let finished = in_steps(&applier.shared.tasks, rest, time, hurried).await;
-            match (finished, responder) {
+            match (leisure.spend(&applier.shared.tasks, rest).await, responder) {
                 (Ok(answer), Some(responder)) => responder.send(Answer(answer)),
                 (Ok(_), None) => {}
                 (Err(error), _) => applier.fail(at, &error),
             }
-            drop(is_done);
+            drop(leisure);
         });
-        RestUnderWay { unhurried: Some(unhurried), done }
     }
 
     /// The node stops.
@@ -220,33 +171,6 @@ impl Applier {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.shared.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-/// Does what is left of an entry in steps that are spread over `time`, or as fast as it goes once `hurried` is closed.
-async fn in_steps(
-    tasks: &Tasks,
-    mut rest: Box<dyn Rest>,
-    time: Duration,
-    mut hurried: oneshot::Receiver<()>,
-) -> io::Result<Bytes> {
-    let (begun, whole) = (Instant::now(), rest.remaining().max(1));
-    let mut takes_time = !time.is_zero();
-    loop {
-        let stepped;
-        (rest, stepped) = tasks
-            .background(move || {
-                let stepped = rest.step();
-                (rest, stepped)
-            })
-            .await;
-        if let Some(answer) = stepped? {
-            return Ok(answer);
-        }
-        if takes_time {
-            let share = whole.saturating_sub(rest.remaining()) as f64 / whole as f64;
-            takes_time = timeout_at(begun + time.mul_f64(share), &mut hurried).await.is_err();
-        }
     }
 }
 
@@ -311,7 +235,7 @@ impl RaftStateMachine<TypeConfig> for Applier {
             return Err(io::Error::other("a snapshot without bytes cannot be installed"));
         };
         let mut turn = self.turn().await?;
-        turn.wait_for_rest().await;
+        turn.rests.wait().await;
         let members = Members::of_stored(&meta.last_membership);
         let at = meta.last_log_id.as_ref().map(position);
         let durable = Durable { position: at, membership: Some(members.encode()) };
@@ -340,138 +264,5 @@ impl RaftStateMachine<TypeConfig> for Applier {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::types::Data;
-    use super::*;
-    use crate::environment::TaskRunner;
-    use crate::{LogPosition, NodeId, Snapshot, Term};
-    use async_trait::async_trait;
-    use futures::future::BoxFuture;
-    use tokio::time::sleep;
-
-    /// Runs blocking work where it is asked for.
-    struct Inline;
-
-    impl TaskRunner for Inline {
-        fn run(&self, work: Box<dyn FnOnce() + Send>) -> BoxFuture<'static, ()> {
-            work();
-            Box::pin(std::future::ready(()))
-        }
-    }
-
-    /// Writes down what is done when, in ms. An entry of four bytes leaves four steps over, one without any leaves nothing.
-    #[derive(Clone)]
-    struct Diary(Arc<Mutex<Vec<(u64, u128)>>>, Instant);
-
-    impl Diary {
-        fn write(&self, offset: Offset) {
-            self.0.lock().unwrap().push((offset.0, self.1.elapsed().as_millis()));
-        }
-
-        fn read(&self) -> Vec<(u64, u128)> {
-            std::mem::take(&mut *self.0.lock().unwrap())
-        }
-    }
-
-    struct Steps(Diary, Offset, usize);
-
-    impl Rest for Steps {
-        fn remaining(&self) -> usize {
-            self.2
-        }
-
-        fn step(&mut self) -> io::Result<Option<Bytes>> {
-            self.0.write(self.1);
-            self.2 -= 1;
-            Ok((self.2 == 0).then(Bytes::new))
-        }
-    }
-
-    #[async_trait]
-    impl StateMachine for Diary {
-        fn durable(&self) -> Durable {
-            Durable::default()
-        }
-
-        fn pace(&self, payload: &Bytes) -> Pace {
-            if payload.is_empty() { Pace::Quick } else { Pace::Long }
-        }
-
-        fn apply(&self, entry: Committed) -> io::Result<Bytes> {
-            self.write(entry.position.offset);
-            Ok(Bytes::new())
-        }
-
-        fn begin(&self, entry: Committed) -> io::Result<Begun> {
-            let Payload::Data(payload) = &entry.payload else { panic!("data was applied") };
-            Ok(Begun::Rest(Box::new(Steps(self.clone(), entry.position.offset, payload.len()))))
-        }
-
-        async fn snapshot(&self) -> io::Result<Snapshot> {
-            Err(io::Error::other("nobody asks"))
-        }
-
-        async fn install(&self, _: Durable, _: Box<dyn SnapshotChunks>) -> io::Result<()> {
-            Err(io::Error::other("nobody asks"))
-        }
-    }
-
-    fn entry(offset: u64, payload: &'static [u8]) -> Entry {
-        Entry { payload: EntryPayload::Normal(Data(Bytes::from_static(payload))), ..blank(offset) }
-    }
-
-    fn blank(offset: u64) -> Entry {
-        let position = LogPosition { term: Term(1), leader: NodeId(1), offset: Offset(offset) };
-        Entry { log_id: log_id(position), payload: EntryPayload::Blank }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_an_entry_leaves_over_is_spread_and_done_at_once_where_the_next_waits() {
-        let diary = Diary(Arc::default(), Instant::now());
-        let tasks = Tasks::new(Arc::new(Inline));
-        let applier = Applier::new(GroupId(1), Arc::new(diary.clone()), tasks).unwrap();
-        let turn = &mut *applier.turn().await.unwrap();
-
-        applier.apply_one(turn, entry(0, b"long"), None).await.unwrap();
-        sleep(Duration::from_millis(1200)).await;
-        assert_eq!(diary.read(), [(0, 0); 4], "nothing says how long the next will be in coming");
-
-        applier.apply_one(turn, entry(1, b"long"), None).await.unwrap();
-        sleep(Duration::from_millis(250)).await;
-        applier.apply_one(turn, entry(2, b""), None).await.unwrap();
-        sleep(Duration::from_millis(1550)).await;
-        let within_a_third = [(1, 1200), (1, 1300), (1, 1400), (2, 1450), (1, 1500)];
-        assert_eq!(diary.read(), within_a_third, "other entries are applied meanwhile");
-
-        applier.apply_one(turn, entry(3, b"long"), None).await.unwrap();
-        sleep(Duration::from_millis(10)).await;
-        applier.apply_one(turn, entry(4, b"long"), None).await.unwrap();
-        turn.wait_for_rest().await;
-        assert_eq!(diary.read()[..5], [(3, 3000), (3, 3010), (3, 3010), (3, 3010), (4, 3010)]);
-
-        sleep(Duration::from_secs(60)).await;
-        applier.apply_one(turn, entry(5, b"long"), None).await.unwrap();
-        sleep(Duration::from_secs(60)).await;
-        assert_eq!(diary.read(), [(5, 63_010), (5, 63_260), (5, 63_510), (5, 63_760)], "a second at most");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_leader_begins_and_a_machine_is_let_go_of_with_nothing_left_to_do() {
-        let diary = Diary(Arc::default(), Instant::now());
-        let tasks = Tasks::new(Arc::new(Inline));
-        let applier = Applier::new(GroupId(1), Arc::new(diary.clone()), tasks).unwrap();
-        let mut turn = applier.turn().await.unwrap();
-        applier.apply_one(&mut turn, entry(0, b"long"), None).await.unwrap();
-        sleep(Duration::from_secs(3)).await;
-        applier.apply_one(&mut turn, entry(1, b"long"), None).await.unwrap();
-        applier.apply_one(&mut turn, blank(2), None).await.unwrap();
-        assert_eq!(diary.read()[4..], [(1, 3000), (1, 3000), (1, 3000), (1, 3000), (2, 3000)]);
-
-        sleep(Duration::from_secs(3)).await;
-        applier.apply_one(&mut turn, entry(3, b"long"), None).await.unwrap();
-        drop(turn);
-        applier.let_go().await;
-        assert_eq!(diary.read(), [(3, 6000); 4]);
-        assert!(applier.turn().await.is_err());
-    }
-}
+#[path = "applier_tests.rs"]
+mod tests;

@@ -16,6 +16,7 @@ mod log_store;
 mod network;
 #[cfg(feature = "planted-bugs")]
 mod planted;
+mod rests;
 mod runtime;
 mod server;
 pub mod spool;
