@@ -30,6 +30,8 @@ pub struct Checker {
     identities: Identities,
     rollups: u64,
     rows_digest: u64,
+    /// Tail of the last rollup or piece of a quarantined entry.
+    last: Vec<u8>,
     rows: u64,
     is_over: bool,
 }
@@ -38,7 +40,7 @@ impl Checker {
     /// Nothing read yet.
     pub fn new(limits: Limits) -> Checker {
         let identities = Identities::new(limits);
-        Checker { header: None, identities, rollups: 0, rows_digest: 0, rows: 0, is_over: false }
+        Checker { header: None, identities, rollups: 0, rows_digest: 0, last: Vec::new(), rows: 0, is_over: false }
     }
 
     /// Reads the next chunk and returns its rows: tails and values.
@@ -80,18 +82,33 @@ impl Checker {
         match keys::kind(tail) {
             Some(Kind::Rollup) => {
                 keys::split_rollup(tail).ok_or("the key of a rollup is malformed")?;
+                self.follows(tail)?;
                 let stored = StoredRollup::decode(value).map_err(|error| error.to_string())?;
                 self.rollups += 1;
                 self.rows_digest ^= rollup_hash(tail, &stored);
                 Ok(())
             }
             Some(Kind::Quarantined) => {
-                keys::split_quarantined(tail).ok_or("the key of a quarantined entry is malformed")?;
+                let (offset, _) = keys::split_quarantined(tail).ok_or("the key of a quarantined entry is malformed")?;
+                self.follows(tail)?;
+                let consumed = self.header.as_ref().and_then(|(position, _)| position.offset());
+                if Some(offset) > consumed.map(|consumed| consumed.0) {
+                    return Err(format!("entry {offset} is quarantined behind its end"));
+                }
                 self.rows_digest ^= row_hash(tail, value);
                 Ok(())
             }
             _ => window_row(&mut self.identities, tail, value),
         }
+    }
+
+    /// Refuses a row that is there already, or out of order: it would be counted twice and stored once.
+    fn follows(&mut self, tail: &[u8]) -> Result<(), String> {
+        if tail <= &self.last[..] {
+            return Err("its rows are out of order".to_owned());
+        }
+        self.last = tail.to_vec();
+        Ok(())
     }
 
     /// The state without its rollups, once every chunk has been read and everything fits together.

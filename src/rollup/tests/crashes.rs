@@ -5,9 +5,10 @@ use super::world::{Given, Log, Replica, app, events, journal, open_state};
 use crate::format::{codec, golden};
 use crate::rollup::PartitionState;
 use crate::rollup::identities::Limits;
+use crate::rollup::install::Checker;
 use crate::rollup::keys;
-use crate::rollup::position::{Digest, Position};
-use crate::rollup::rows::RowBatch;
+use crate::rollup::position::{Digest, Position, row_hash};
+use crate::rollup::rows::{Row, RowBatch};
 use bytes::Bytes;
 use cluster::{Payload, StateMachine};
 use std::collections::BTreeSet;
@@ -182,6 +183,68 @@ async fn a_snapshot_that_does_not_fit_together_changes_nothing() {
         assert_eq!(replica.state.digest(), before);
     }
     replica.state.install(durable, Box::new(Given(chunks.into_iter()))).await.unwrap();
+    assert_eq!(replica.state.verify().await.unwrap(), source.state.digest());
+}
+
+/// What a capture sends, with other rows (all in one chunk) under another header.
+fn forged(header: &Position, rows: &[Row]) -> Given {
+    let mut chunks = Vec::new();
+    let mut chunk = |content: &[u8]| {
+        let mut out = codec::begin(1);
+        out.extend_from_slice(content);
+        chunks.push(codec::seal(out));
+    };
+    let mut content = vec![0];
+    codec::put_bytes(&mut content, &header.encode());
+    chunk(&content);
+    content = vec![1];
+    codec::put_varint(&mut content, rows.len() as u128);
+    for (tail, value) in rows {
+        codec::put_bytes(&mut content, tail);
+        codec::put_bytes(&mut content, value);
+    }
+    chunk(&content);
+    content = vec![2];
+    codec::put_varint(&mut content, rows.len() as u128);
+    chunk(&content);
+    Given(chunks.into_iter())
+}
+
+#[tokio::test]
+async fn a_snapshot_with_a_row_thrice_or_one_behind_its_end_is_refused_though_its_digest_fits() {
+    let mut log = Log::default();
+    let (replica, source) = (Replica::new(&Limits::default()), Replica::new(&Limits::default()));
+    feed(&mut log, &source, 40);
+    let (mut capture, mut checker) = (source.state.capture().unwrap(), Checker::new(Limits::default()));
+    let header = capture.position().clone();
+    let mut rows = Vec::new();
+    while let Some(chunk) = capture.next_chunk().unwrap() {
+        rows.extend(checker.read(&chunk).unwrap());
+    }
+
+    let first = rows.iter().position(|(tail, _)| keys::split_rollup(tail).is_some()).unwrap();
+    let mut thrice = rows.clone();
+    thrice.splice(first..first, [rows[first].clone(), rows[first].clone()]);
+    let with_thrice = Position { rollups: header.rollups + 2, ..header.clone() };
+
+    let mut swapped = rows.clone();
+    swapped.swap(first, first + 1);
+
+    let behind = (keys::quarantined(header.offset().unwrap().0 + 1, 0), b"piece".to_vec());
+    let with_behind = Position { rows_digest: header.rows_digest ^ row_hash(&behind.0, &behind.1), ..header.clone() };
+    let and_behind = [&rows[..], &[behind]].concat();
+
+    let before = replica.state.digest();
+    for (position, rows, reason) in [
+        (&with_thrice, &thrice, "out of order"),
+        (&header, &swapped, "out of order"),
+        (&with_behind, &and_behind, "quarantined behind its end"),
+    ] {
+        let refused = replica.state.install(header.durable(), Box::new(forged(position, rows))).await.unwrap_err();
+        assert!(refused.to_string().contains(reason), "{refused}");
+        assert_eq!(replica.state.digest(), before);
+    }
+    replica.state.install(header.durable(), Box::new(forged(&header, &rows))).await.unwrap();
     assert_eq!(replica.state.verify().await.unwrap(), source.state.digest());
 }
 
