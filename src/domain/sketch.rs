@@ -225,7 +225,9 @@ impl Sketch {
         if !is_next || !(-KEY_MAX..=KEY_MAX).contains(&key) || count == 0 {
             return None;
         }
-        self.counts.resize(index, 0);
+        if index > self.counts.len() {
+            self.counts.resize(index, 0);
+        }
         self.counts.push(count);
         Some(())
     }

@@ -4,9 +4,9 @@ use crate::aggregate::{self, Aggregation};
 use crate::domain::{AppId, Hour};
 use crate::query::{
     AppHours, AppSelection, AskError, Generation, LeaderReads, OpenSelection, OpenWindows, Partitions, Progress,
-    ReadError, StoredApps, StoredAt, StoredHours, StoredReads,
+    ReadError, StoredApps, StoredAt, StoredHours, StoredReads, StoredSummary,
 };
-use crate::rollup::{self, HoursPage, PartitionState, Store};
+use crate::rollup::{self, HoursPage, PartitionState, Store, SummaryPage};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::environment::Tasks;
@@ -128,6 +128,19 @@ impl StoredReads for StoreReads {
         let page = if is_quick { read() } else { self.tasks.blocking(read).await };
         let page = page.map_err(|error| failed(&error))?;
         Ok(StoredHours { at: stored_at(page.as_of), rows: page.rows, has_more: page.has_more, is_known: page.is_known })
+    }
+
+    async fn summary(
+        &self,
+        partition: PartitionId,
+        app: &AppId,
+        hours: Range<Hour>,
+        hours_max: usize,
+    ) -> Result<StoredSummary, ReadError> {
+        let (reader, app) = (self.find(partition)?.reader(), app.clone());
+        let page = self.tasks.blocking(move || reader.summary(&app, hours, hours_max)).await;
+        let SummaryPage { as_of, hours, rollup, has_more, is_known } = page.map_err(|error| failed(&error))?;
+        Ok(StoredSummary { at: stored_at(as_of), hours, rollup, has_more, is_known })
     }
 
     async fn apps(&self, partition: PartitionId, selection: &AppSelection) -> Result<StoredApps, ReadError> {

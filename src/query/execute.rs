@@ -2,12 +2,12 @@
 
 use super::cache::Cache;
 use super::finished::FinishedHours;
-use super::leader::merge_apps;
+use super::leader::{Summary, merge_apps};
 use super::message::{ANSWER_HOURS_MAX, Answer, HoursQuestion, Question, Request, decode_answer};
 use super::partitions::Partitions;
 use super::reads::{AppHours, AppSelection, Progress, ReadError, StoredAt, StoredReads};
 use super::request::Consistency;
-use super::serve::{ROWS_PER_TURN, Summary};
+use super::serve::{ROWS_PER_TURN, SUMMARY_HOURS_PER_READ};
 use super::state::Version;
 use crate::domain::{AppId, Hour, SketchConfig};
 use crate::format::{StoredRollup, Token};
@@ -380,17 +380,15 @@ impl Query {
         let hours_max = self.inner.settings.summary_hours_max;
         let (mut summary, mut from, mut located) = (Summary::default(), range.start, None);
         loop {
-            let page = self.local_page(place.partition, app, from..range.end, ANSWER_HOURS_MAX).await?;
-            located = located.or(page.at.map(|at| (place.partition, at)));
-            for (index, row) in page.rows.iter().enumerate() {
-                summary.add(&row.stored.rollup, &self.inner.settings.sketch);
-                take_turns(index).await;
-            }
+            let hours = from..range.end;
+            let page = self.inner.stored.summary(place.partition, app, hours, SUMMARY_HOURS_PER_READ).await?;
+            located = located.or(Some((place.partition, page.at)));
+            summary.add(page.hours.len() as u64, &page.rollup, &self.inner.settings.sketch);
             if summary.hours > hours_max {
                 return Err(Error::TooManyHours(hours_max));
             }
-            match page.rows.last() {
-                Some(last) if page.has_more => from = Hour(last.hour.0 + 1),
+            match page.hours.last() {
+                Some(last) if page.has_more => from = Hour(last.0 + 1),
                 _ => return Ok((summary, page.is_known, located)),
             }
         }

@@ -6,10 +6,10 @@ use super::reads::{
     AppHours, AppSelection, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredAt, StoredReads,
 };
 use super::state::Version;
-use crate::domain::{AppId, Hour, SketchConfig};
+use crate::domain::{AppId, Hour, Rollup, SketchConfig};
 use crate::format::StoredRollup;
 use cluster::PartitionId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,34 @@ pub struct HoursPage {
     pub rows: Vec<HourRow>,
     /// Whether there are further ones in the range, behind the last row.
     pub has_more: bool,
+    /// Whether the app has events at all, in the range or not.
+    pub is_known: bool,
+}
+
+/// Hours of an app, merged.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Summary {
+    /// How many hours with events.
+    pub hours: u64,
+    /// Their numbers.
+    pub rollup: Rollup,
+}
+
+impl Summary {
+    /// Adds hours that are not in it.
+    pub fn add(&mut self, hours: u64, rollup: &Rollup, sketch: &SketchConfig) {
+        self.hours += hours;
+        self.rollup.merge(rollup, sketch);
+    }
+}
+
+/// The first hours of a range, merged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SummaryPage {
+    /// What they hold.
+    pub summary: Summary,
+    /// The first hour of the range that is not in it, if there are further ones.
+    pub next: Option<Hour>,
     /// Whether the app has events at all, in the range or not.
     pub is_known: bool,
 }
@@ -116,6 +144,39 @@ impl Leader {
                 HourRow { hour, version, stored }
             });
             return Ok(HoursPage { rows: rows.collect(), has_more, is_known });
+        }
+    }
+
+    /// Hours of an app, merged: some `hours_max` of them, the oldest.
+    pub async fn summary(
+        &self,
+        partition: PartitionId,
+        app: &AppId,
+        hours: Range<Hour>,
+        hours_max: usize,
+        deadline: Instant,
+    ) -> Result<SummaryPage, ReadError> {
+        loop {
+            let selection = OpenSelection::Hours(app.clone(), hours.clone());
+            let open = self.open.open_windows(partition, selection, deadline).await?;
+            let stored = self.stored.summary(partition, app, hours.clone(), hours_max).await?;
+            let Some(behind) = generations_behind(&open, &stored.at) else {
+                wait_for_reread(deadline).await?;
+                continue;
+            };
+            let last = stored.hours.last().filter(|_| stored.has_more);
+            let next = last.map(|last| Hour(last.0 + 1));
+            let mut summary = Summary::default();
+            summary.add(stored.hours.len() as u64, &stored.rollup, &self.sketch);
+            let mut only_open = BTreeSet::new();
+            let deltas = open.generations[behind].iter().flat_map(|generation| &generation.deltas);
+            // What is open behind the last stored row of a page comes with the next one.
+            for (hour, delta) in deltas.filter(|(hour, _)| next.is_none_or(|next| *hour < next)) {
+                let is_new = stored.hours.binary_search(hour).is_err() && only_open.insert(*hour);
+                summary.add(u64::from(is_new), delta, &self.sketch);
+            }
+            let is_known = stored.is_known || open.is_known || summary.hours > 0;
+            return Ok(SummaryPage { summary, next, is_known });
         }
     }
 

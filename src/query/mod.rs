@@ -39,7 +39,7 @@ pub use leader::{AppsPage, HourRow, HoursPage, Leader};
 pub use partitions::{AskError, Partitions};
 pub use reads::{
     AppHours, AppSelection, Generation, LeaderReads, OpenSelection, OpenWindows, Progress, ReadError, StoredApps,
-    StoredAt, StoredHours, StoredReads,
+    StoredAt, StoredHours, StoredReads, StoredSummary,
 };
 pub use serve::not_yet;
 pub use state::{HourState, Version};

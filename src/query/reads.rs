@@ -30,6 +30,15 @@ pub trait StoredReads: Send + Sync + 'static {
         hours_max: usize,
     ) -> Result<StoredHours, ReadError>;
 
+    /// What [`StoredReads::hours`] gives, merged.
+    async fn summary(
+        &self,
+        partition: PartitionId,
+        app: &AppId,
+        hours: Range<Hour>,
+        hours_max: usize,
+    ) -> Result<StoredSummary, ReadError>;
+
     /// Apps in the order of their names, at most `selection.apps_max`, all as of one `consumed`.
     async fn apps(&self, partition: PartitionId, selection: &AppSelection) -> Result<StoredApps, ReadError>;
 
@@ -82,6 +91,21 @@ pub struct StoredHours {
     pub at: StoredAt,
     /// Hours that have events, oldest first.
     pub rows: Vec<(Hour, Arc<StoredRollup>)>,
+    /// Whether there are further rows in the range.
+    pub has_more: bool,
+    /// Whether the app has any row at all, in the range or not.
+    pub is_known: bool,
+}
+
+/// Stored rows of one app, merged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredSummary {
+    /// Where they stand.
+    pub at: StoredAt,
+    /// The hours that are in it, oldest first.
+    pub hours: Vec<Hour>,
+    /// All of their events.
+    pub rollup: Rollup,
     /// Whether there are further rows in the range.
     pub has_more: bool,
     /// Whether the app has any row at all, in the range or not.

@@ -1,12 +1,12 @@
 //! Answers other nodes' questions at the leader.
 
-use super::leader::{HourRow, Leader};
+use super::leader::{HourRow, Leader, Summary};
 use super::message::{
     ANSWER_BYTES_MAX, ANSWER_HOURS_MAX, Answer, AnswerRow, HoursQuestion, Question, Request, encode_answer,
 };
 use super::reads::ReadError;
 use super::state::Version;
-use crate::domain::{AppId, Hour, Rollup, SketchConfig};
+use crate::domain::{AppId, Hour};
 use crate::format::StoredRollup;
 use bytes::Bytes;
 use cluster::PartitionId;
@@ -20,6 +20,9 @@ const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
 /// Rollups that are encoded, decoded or merged before other tasks get their turn: at up to 20 µs each, half a millisecond.
 pub const ROWS_PER_TURN: usize = 24;
+
+/// Hours of a summary that are read at a time: so many are as of one moment of the replica.
+pub const SUMMARY_HOURS_PER_READ: usize = 1000;
 
 impl Leader {
     /// Answers a read request of another node about a partition that this node leads; refusals are answers too.
@@ -73,17 +76,14 @@ impl Leader {
         let mut summary = Summary::default();
         let mut from = hours.start;
         loop {
-            let page = self.hours(partition, app, from..hours.end, ANSWER_HOURS_MAX, deadline).await?;
-            for rows in page.rows.chunks(ROWS_PER_TURN) {
-                rows.iter().for_each(|row| summary.add(&row.stored.rollup, self.sketch()));
-                tokio::task::yield_now().await;
-            }
+            let page = self.summary(partition, app, from..hours.end, SUMMARY_HOURS_PER_READ, deadline).await?;
+            summary.add(page.summary.hours, &page.summary.rollup, self.sketch());
             if summary.hours > hours_max {
                 return Ok(Answer::TooManyHours);
             }
-            match page.rows.last() {
-                Some(last) if page.has_more => from = Hour(last.hour.0 + 1),
-                _ => {
+            match page.next {
+                Some(next) => from = next,
+                None => {
                     let row = StoredRollup { revision: 0, rollup: summary.rollup }.encode();
                     return Ok(Answer::Summary { is_known: page.is_known, hours: summary.hours, row });
                 }
@@ -95,23 +95,6 @@ impl Leader {
 /// The answer of a node that has not built its rooms yet; the asker tries again.
 pub fn not_yet() -> Bytes {
     encode_answer(&Err(ReadError::Unavailable("the node is starting".to_owned())))
-}
-
-/// Hours merged into one.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Summary {
-    /// How many hours with events.
-    pub hours: u64,
-    /// Their numbers.
-    pub rollup: Rollup,
-}
-
-impl Summary {
-    /// Adds an hour.
-    pub fn add(&mut self, rollup: &Rollup, sketch: &SketchConfig) {
-        self.hours += 1;
-        self.rollup.merge(rollup, sketch);
-    }
 }
 
 /// Rows as they travel, and whether the last ones were left out because the answer was full.

@@ -207,6 +207,20 @@ impl StoredReads for Fake {
         Ok(StoredHours { at: self.at(state.watermark_ms), rows: page, has_more, is_known })
     }
 
+    async fn summary(
+        &self,
+        partition: PartitionId,
+        app: &AppId,
+        hours: Range<Hour>,
+        hours_max: usize,
+    ) -> Result<StoredSummary, ReadError> {
+        let StoredHours { at, rows, has_more, is_known } = self.hours(partition, app, hours, hours_max).await?;
+        let mut rollup = Rollup::default();
+        rows.iter().for_each(|(_, row)| rollup.merge(&row.rollup, &self.settings.sketch));
+        let hours = rows.into_iter().map(|(hour, _)| hour).collect();
+        Ok(StoredSummary { at, hours, rollup, has_more, is_known })
+    }
+
     async fn apps(&self, partition: PartitionId, selection: &AppSelection) -> Result<StoredApps, ReadError> {
         let state = self.state();
         let (apps, has_more) = self.apps_of(&state.stored, partition, selection);

@@ -1,9 +1,11 @@
 //! What clients see: every answer and every refusal, through the router.
 
 use super::message::{Answer, AnswerRow, encode_answer};
+use super::request::Consistency;
 use super::testing::{Fake, LATENESS, Mood, app};
 use super::*;
 use crate::domain::{Hour, MS_PER_HOUR, ResponseTime, Rollup, SketchConfig};
+use crate::format::Token;
 use crate::http::testing::{Seen, ask, send};
 use axum::Router;
 use axum::body::Body;
@@ -474,5 +476,36 @@ proptest! {
             from = Hour(page.rows.last().unwrap().hour.0 + 1);
         }
         prop_assert_eq!(pages, counts);
+    }
+
+    #[test]
+    fn a_summary_that_is_read_in_pieces_of_any_size_is_of_the_whole(
+        stored in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
+        open in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
+        stored_rows_max in 1usize..12,
+    ) {
+        let mut fake = Fake::new(1);
+        fake.stored_rows_max = stored_rows_max;
+        stored.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
+        fake.checkpoint();
+        open.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
+        let whole = |events: Vec<&(u32, u64)>| {
+            let hours: std::collections::BTreeSet<_> = events.iter().map(|(hour, _)| hour).collect();
+            let mut rollup = Rollup::default();
+            events.iter().for_each(|(_, ns)| rollup.record(ResponseTime(*ns), false, &SketchConfig::default()));
+            (hours.len() as u64, rollup)
+        };
+        let (query, name) = (fake.query(), app("a"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        for (consistency, (hours, rollup)) in [
+            (Consistency::Linearizable, whole(stored.iter().chain(&open).collect())),
+            (Consistency::Local(Token::default()), whole(stored.iter().collect())),
+        ] {
+            let answer = runtime.block_on(query.summary(&name, Hour(0)..Hour(40), &consistency));
+            match answer {
+                Ok((summary, _)) => prop_assert_eq!((summary.hours, summary.rollup), (hours, rollup)),
+                Err(_) => prop_assert_eq!(hours, 0),
+            }
+        }
     }
 }

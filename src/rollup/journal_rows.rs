@@ -17,7 +17,7 @@ use super::rows::{Row, RowBatch, RowStore, Syncs, is_full};
 use cluster::environment::{Disk, File};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -110,11 +110,15 @@ impl RowStore for JournalRows {
         self.with(|journal| Ok(journal.rows.get(key).cloned()))
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
         if from >= to {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        self.with(|journal| Ok(journal.range(from, to).take(limit).map(owned).collect()))
+        self.with(|journal| {
+            // Where it breaks is where the caller wanted it to.
+            let _ = journal.range(from, to).try_for_each(|(key, value)| each(key, value));
+            Ok(())
+        })
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<Row>> {

@@ -46,7 +46,7 @@ pub use apply::CheckpointAnswer;
 pub use error::Error;
 pub use identities::{EDGE_SPAN, IDLE_HOURS, SEQUENCES_MIN};
 pub use position::{Consumed, Digest};
-pub use reader::{AppHours, AppsPage, AsOf, HoursPage, Reader};
+pub use reader::{AppHours, AppsPage, AsOf, HoursPage, Reader, SummaryPage};
 pub use recent_row::RecentRow;
 pub use state::{Account, Figures, PartitionState};
 pub use store::{DIRECTORY, Engine, Store};

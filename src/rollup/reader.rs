@@ -15,11 +15,12 @@ use super::quarantine;
 use super::recent::Recent;
 use super::recent_row::RecentRow;
 use super::state::{Inner, PartitionState, Shared};
-use crate::domain::{AppId, Hour};
+use crate::domain::{AppId, Hour, Rollup};
 use crate::format::{Quarantined, StoredRollup};
 use cluster::Offset;
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::iter::Peekable;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +51,21 @@ pub struct HoursPage {
     pub as_of: AsOf,
     /// Hours with events, oldest first.
     pub rows: Vec<(Hour, Arc<StoredRollup>)>,
+    /// Whether there are further ones in the range.
+    pub has_more: bool,
+    /// Whether the app has any row at all.
+    pub is_known: bool,
+}
+
+/// Hours of an app, merged.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SummaryPage {
+    /// Where they stand.
+    pub as_of: AsOf,
+    /// The hours that are in it, oldest first.
+    pub hours: Vec<Hour>,
+    /// All of their events.
+    pub rollup: Rollup,
     /// Whether there are further ones in the range.
     pub has_more: bool,
     /// Whether the app has any row at all.
@@ -109,24 +125,52 @@ impl Reader {
 
     /// An app's hours in a range, oldest first, at most `limit`.
     pub fn range(&self, app: &AppId, hours: Range<Hour>, limit: usize) -> Result<HoursPage, Error> {
+        let add = |rows: &mut Vec<_>, hour, row| rows.push((hour, row));
+        let Folded { as_of, content: rows, has_more, is_known } = self.fold(app, hours, limit, add)?;
+        Ok(HoursPage { as_of, rows, has_more, is_known })
+    }
+
+    /// An app's hours in a range, merged one by one, oldest first, at most `limit`.
+    pub fn summary(&self, app: &AppId, hours: Range<Hour>, limit: usize) -> Result<SummaryPage, Error> {
+        let add = |(hours, rollup): &mut (Vec<Hour>, Rollup), hour, row: Arc<StoredRollup>| {
+            hours.push(hour);
+            rollup.merge(&row.rollup, &self.shared.sketch);
+        };
+        let Folded { as_of, content: (hours, rollup), has_more, is_known } = self.fold(app, hours, limit, add)?;
+        Ok(SummaryPage { as_of, hours, rollup, has_more, is_known })
+    }
+
+    /// Adds up an app's hours in a range, oldest first, at most `limit`.
+    fn fold<T: Default>(
+        &self,
+        app: &AppId,
+        hours: Range<Hour>,
+        limit: usize,
+        add: impl Fn(&mut T, Hour, Arc<StoredRollup>),
+    ) -> Result<Folded<T>, Error> {
         let (from, to) = (keys::rollup(app, hours.start), keys::rollup(app, hours.end));
-        let wanted = limit.saturating_add(1);
         let app_range = (keys::app_prefix(app.as_str()), keys::app_end(app.as_str()));
-        let (as_of, (mut rows, is_known)) = self.consistently(
+        let (as_of, (content, has_more, is_known)) = self.consistently(
             |recent| {
-                let rows = recent.range(&from, &to).take(wanted);
+                let rows = recent.range(&from, &to).take(limit.saturating_add(1));
                 let rows: Vec<_> = rows.map(|(tail, row)| (tail.clone(), Arc::clone(row))).collect();
                 (rows, recent.range(&app_range.0, &app_range.1).next().is_some())
             },
             |generation, (recent, is_recent)| {
-                let rows = self.merged(generation, &from, &to, wanted, &recent)?;
-                let is_known = is_recent || !rows.is_empty() || self.has_row(generation, &app_range)?;
-                Ok((rows, is_known))
+                let (mut content, mut rows) = (T::default(), 0);
+                let has_more = self.merged(generation, &from, &to, &recent, |hour, row| {
+                    if rows == limit {
+                        return ControlFlow::Break(());
+                    }
+                    rows += 1;
+                    add(&mut content, hour, row);
+                    ControlFlow::Continue(())
+                })?;
+                let is_known = is_recent || rows > 0 || self.has_row(generation, &app_range)?;
+                Ok((content, has_more.is_break(), is_known))
             },
         )?;
-        let has_more = rows.len() > limit;
-        rows.truncate(limit);
-        Ok(HoursPage { as_of, rows, has_more, is_known })
+        Ok(Folded { as_of, content, has_more, is_known })
     }
 
     /// Apps whose names begin with `prefix` and come behind `after`, at most `limit`.
@@ -202,34 +246,30 @@ impl Reader {
         Ok((as_of, epoch, read))
     }
 
-    /// The first rows of a range, those in memory before those in the store.
+    /// Gives `each` the rows of a range in order, until it breaks; those in memory in place of those in the store.
     fn merged(
         &self,
         generation: Generation,
         from: &[u8],
         to: &[u8],
-        wanted: usize,
         recent: &[(Vec<u8>, Arc<RecentRow>)],
-    ) -> Result<Vec<(Hour, Arc<StoredRollup>)>, Error> {
+        each: impl FnMut(Hour, Arc<StoredRollup>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
         let (from, to) = (self.shared.key(generation, from), self.shared.key(generation, to));
-        let mut rows: BTreeMap<Vec<u8>, Option<Vec<u8>>> = BTreeMap::new();
-        for (key, value) in self.shared.rows.scan(&from, &to, wanted)? {
-            rows.insert(self.tail_of(&key)?.to_vec(), Some(value));
+        let mut merge = Merge { reader: self, recent: recent.iter().peekable(), each };
+        let mut outcome = Ok(ControlFlow::Continue(()));
+        self.shared.rows.visit(&from, &to, &mut |key, value| {
+            outcome = self.tail_of(key).and_then(|tail| merge.stored(tail, value));
+            if matches!(outcome, Ok(ControlFlow::Continue(()))) {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
+        })?;
+        match outcome? {
+            ControlFlow::Continue(()) => merge.recent_below(None),
+            ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
         }
-        let memory: BTreeMap<&[u8], &Arc<RecentRow>> = recent.iter().map(|(tail, row)| (&tail[..], row)).collect();
-        rows.extend(memory.keys().map(|tail| (tail.to_vec(), None)));
-        let first = rows.into_iter().take(wanted);
-        first
-            .map(|(tail, value)| {
-                let stored = match memory.get(&tail[..]) {
-                    Some(row) => row.stored(&self.shared.sketch),
-                    None => StoredRollup::decode(&value.unwrap_or_default())
-                        .map(Arc::new)
-                        .map_err(|error| self.shared.damaged(&tail, error))?,
-                };
-                Ok((self.split(&tail)?.1, stored))
-            })
-            .collect()
     }
 
     fn has_row(&self, generation: Generation, (from, to): &(Vec<u8>, Vec<u8>)) -> Result<bool, Error> {
@@ -316,6 +356,52 @@ impl Reader {
         split.ok_or_else(|| load::damaged(self.shared.id, tail, "key")).inspect_err(|error| {
             self.shared.damage.report(error);
         })
+    }
+}
+
+/// Hours added up.
+struct Folded<T> {
+    as_of: AsOf,
+    content: T,
+    has_more: bool,
+    is_known: bool,
+}
+
+/// Merges rows of the store, in order, with those in memory, which replace them.
+struct Merge<'a, F> {
+    reader: &'a Reader,
+    recent: Peekable<std::slice::Iter<'a, (Vec<u8>, Arc<RecentRow>)>>,
+    each: F,
+}
+
+impl<F: FnMut(Hour, Arc<StoredRollup>) -> ControlFlow<()>> Merge<'_, F> {
+    /// The next row of the store.
+    fn stored(&mut self, tail: &[u8], value: &[u8]) -> Result<ControlFlow<()>, Error> {
+        if self.recent_below(Some(tail))?.is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+        match self.recent.next_if(|(recent, _)| recent == tail) {
+            Some((_, row)) => self.give(tail, row.stored(&self.reader.shared.sketch)),
+            None => {
+                let stored = StoredRollup::decode(value).map_err(|error| self.reader.shared.damaged(tail, error))?;
+                self.give(tail, Arc::new(stored))
+            }
+        }
+    }
+
+    /// The rows in memory before `end`, or all that are left.
+    fn recent_below(&mut self, end: Option<&[u8]>) -> Result<ControlFlow<()>, Error> {
+        while let Some((tail, row)) = self.recent.next_if(|(tail, _)| end.is_none_or(|end| &tail[..] < end)) {
+            if self.give(tail, row.stored(&self.reader.shared.sketch))?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn give(&mut self, tail: &[u8], row: Arc<StoredRollup>) -> Result<ControlFlow<()>, Error> {
+        let (_, hour) = keys::split_rollup(tail).ok_or_else(|| self.reader.shared.damaged(tail, "key"))?;
+        Ok((self.each)(hour, row))
     }
 }
 

@@ -9,6 +9,7 @@
 //! - what was applied before a [`RowStore::flush`] that returned `Ok` survives a power cut.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// A key and its value.
@@ -24,8 +25,20 @@ pub trait RowStore: Send + Sync + 'static {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
 
+    /// Shows `each` the keys and values with `from <= key < to`, in order, until it breaks. It must not call the store.
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()>;
+
     /// The first `limit` rows with `from <= key < to`, in order.
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>>;
+    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        if limit > 0 {
+            self.visit(from, to, &mut |key, value| {
+                rows.push((key.to_vec(), value.to_vec()));
+                if rows.len() < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            })?;
+        }
+        Ok(rows)
+    }
 
     /// The last row with `from <= key < to`.
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<Row>>;

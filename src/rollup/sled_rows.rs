@@ -12,6 +12,7 @@
 use super::rows::{Row, RowBatch, RowStore, Syncs, is_full};
 use std::fs;
 use std::io;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
@@ -130,11 +131,19 @@ impl RowStore for SledRows {
         self.with_db(|db| Ok(db.get(key)?.map(|value| value.to_vec())))
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
         if from >= to {
-            return Ok(Vec::new());
+            return Ok(());
         }
-        self.with_db(|db| db.range(from..to).take(limit).map(|row| row.map(owned)).collect())
+        self.with_db(|db| {
+            for row in db.range(from..to) {
+                let (key, value) = row?;
+                if each(&key, &value).is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<Row>> {

@@ -2,7 +2,7 @@
 
 use super::has;
 use crate::domain::{AppId, Hour, Rollup, Values};
-use crate::query::{AppSelection, Progress, ReadError, StoredApps, StoredHours, StoredReads};
+use crate::query::{AppSelection, Progress, ReadError, StoredApps, StoredHours, StoredReads, StoredSummary};
 use async_trait::async_trait;
 use cluster::{Offset, PartitionId};
 use std::collections::BTreeMap;
@@ -41,6 +41,20 @@ impl StoredReads for Misread {
             if has("young-revisions") {
                 row.revision = self.young(app, *hour, row.revision);
             }
+        }
+        Ok(found)
+    }
+
+    async fn summary(
+        &self,
+        partition: PartitionId,
+        app: &AppId,
+        hours: Range<Hour>,
+        hours_max: usize,
+    ) -> Result<StoredSummary, ReadError> {
+        let mut found = self.stored.summary(partition, app, hours, hours_max).await?;
+        if has("rounded-ranges") {
+            found.rollup = rounded(&found.rollup);
         }
         Ok(found)
     }

@@ -2,17 +2,18 @@
 
 use super::disk::{Crash, MemoryDisk};
 use super::world::{Log, Replica, SKETCH, app, environment, events, journal, open_state};
-use crate::domain::Hour;
+use crate::domain::{Hour, Rollup};
 use crate::format::{Entry, codec};
 use crate::rollup::identities::Limits;
 use crate::rollup::install::Checker;
 use crate::rollup::rows::{Row, RowBatch, RowStore};
 use crate::rollup::sled_rows::SledRows;
 use crate::rollup::state::Damage;
-use crate::rollup::{PartitionState, SEQUENCES_MIN};
+use crate::rollup::{AsOf, PartitionState, SEQUENCES_MIN, SummaryPage};
 use cluster::{Begun, Committed, LogPosition, Offset, Payload, StateMachine};
 use std::collections::BTreeSet;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 const HOUR: u32 = 490_000;
@@ -41,7 +42,14 @@ async fn pages_merge_memory_over_rows() {
     let hours = |from: u32, to: u32, limit| {
         let page = reader.range(&app("app 1"), Hour(HOUR + from)..Hour(HOUR + to), limit).unwrap();
         let rows: Vec<_> = page.rows.iter().map(|(hour, row)| (hour.0 - HOUR, row.revision)).collect();
-        (rows, page.has_more, page.is_known)
+        let summary = reader.summary(&app("app 1"), Hour(HOUR + from)..Hour(HOUR + to), limit).unwrap();
+        let (mut merged, hours) = (Rollup::default(), page.rows.iter().map(|(hour, _)| *hour).collect());
+        page.rows.iter().for_each(|(_, row)| merged.merge(&row.rollup, &SKETCH));
+        let (as_of, has_more, is_known) = (page.as_of, page.has_more, page.is_known);
+        let age = std::time::Duration::ZERO;
+        let expected = SummaryPage { as_of: AsOf { age, ..as_of }, hours, rollup: merged, has_more, is_known };
+        assert_eq!(SummaryPage { as_of: AsOf { age, ..summary.as_of }, ..summary }, expected);
+        (rows, has_more, is_known)
     };
     assert_eq!(hours(0, 9, 9), (vec![(0, 1), (1, 1), (3, 2), (4, 1), (5, 1)], false, true));
     assert_eq!(hours(0, 9, 2), (vec![(0, 1), (1, 1)], true, true));
@@ -93,9 +101,9 @@ impl RowStore for Meddled {
         self.meddle();
         self.rows.get(key)
     }
-    fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
         self.meddle();
-        self.rows.scan(from, to, limit)
+        self.rows.visit(from, to, each)
     }
     fn last(&self, from: &[u8], to: &[u8]) -> io::Result<Option<Row>> {
         self.rows.last(from, to)

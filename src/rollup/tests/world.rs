@@ -246,6 +246,10 @@ impl Log {
             assert_eq!(hours.first_hour, page.rows.first().unwrap().0);
             assert_eq!(hours.last_hour, page.rows.last().unwrap().0);
             assert_eq!(page.as_of.consumed.map(|consumed| consumed.0), self.model.consumed);
+            let summary = reader.summary(&hours.app, Hour(0)..Hour(u32::MAX), 1000).unwrap();
+            let mut merged = Rollup::default();
+            page.rows.iter().for_each(|(_, stored)| merged.merge(&stored.rollup, &SKETCH));
+            assert_eq!((summary.hours.len(), summary.rollup), (page.rows.len(), merged));
             for (hour, stored) in page.rows {
                 found.insert((hours.app.clone(), hour), (stored.revision, stored.rollup.clone()));
             }
