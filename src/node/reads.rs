@@ -116,7 +116,7 @@ impl StoredReads for StoreReads {
         hours_max: usize,
     ) -> Result<StoredHours, ReadError> {
         let (reader, app) = (self.find(partition)?.reader(), app.clone());
-        let is_one_hour = hours.end.0.saturating_sub(hours.start.0) == 1;
+        let is_one_hour = is_one_hour(&hours);
         // A range may read many rows from the disk.
         let is_quick = is_one_hour && !reader.may_wait();
         let read = move || {
@@ -137,6 +137,12 @@ impl StoredReads for StoreReads {
         hours: Range<Hour>,
         hours_max: usize,
     ) -> Result<StoredSummary, ReadError> {
+        if is_one_hour(&hours) {
+            let StoredHours { at, rows, has_more, is_known } = self.hours(partition, app, hours, hours_max).await?;
+            let rollup = rows.first().map(|(_, row)| row.rollup.clone()).unwrap_or_default();
+            let hours = rows.into_iter().map(|(hour, _)| hour).collect();
+            return Ok(StoredSummary { at, hours, rollup, has_more, is_known });
+        }
         let (reader, app) = (self.find(partition)?.reader(), app.clone());
         let page = self.tasks.blocking(move || reader.summary(&app, hours, hours_max)).await;
         let SummaryPage { as_of, hours, rollup, has_more, is_known } = page.map_err(|error| failed(&error))?;
@@ -168,6 +174,11 @@ impl StoredReads for StoreReads {
         let figures = self.store.find(partition)?.figures();
         Some(Progress { consumed: figures.consumed, lag_events: figures.lag_events })
     }
+}
+
+/// One hour is read by its key, which is quick where it is in memory.
+fn is_one_hour(hours: &Range<Hour>) -> bool {
+    hours.end.0.saturating_sub(hours.start.0) == 1
 }
 
 fn stored_at(as_of: rollup::AsOf) -> StoredAt {

@@ -47,7 +47,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    /// Adds hours that are not in it.
+    /// Adds a rollup that brings so many hours which are not in it yet.
     pub fn add(&mut self, hours: u64, rollup: &Rollup, sketch: &SketchConfig) {
         self.hours += hours;
         self.rollup.merge(rollup, sketch);
@@ -166,8 +166,7 @@ impl Leader {
             };
             let last = stored.hours.last().filter(|_| stored.has_more);
             let next = last.map(|last| Hour(last.0 + 1));
-            let mut summary = Summary::default();
-            summary.add(stored.hours.len() as u64, &stored.rollup, &self.sketch);
+            let mut summary = Summary { hours: stored.hours.len() as u64, rollup: stored.rollup };
             let mut only_open = BTreeSet::new();
             let deltas = open.generations[behind].iter().flat_map(|generation| &generation.deltas);
             // What is open behind the last stored row of a page comes with the next one.

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 /// Longest that an asker may have this node work on its question.
 const TIMEOUT_MAX: Duration = Duration::from_secs(30);
 
-/// Rollups that are encoded, decoded or merged before other tasks get their turn: at up to 20 µs each, half a millisecond.
+/// Rollups that are encoded or decoded before other tasks get their turn: at up to 20 µs each, half a millisecond.
 pub const ROWS_PER_TURN: usize = 24;
 
 /// Hours of a summary that are read at a time: so many are as of one moment of the replica.

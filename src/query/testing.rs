@@ -35,6 +35,8 @@ type Rows<T> = BTreeMap<(AppId, Hour), T>;
 
 struct State {
     stored: Rows<StoredRollup>,
+    /// What the checkpoint under way holds, if there is one.
+    under_way: Option<Rows<Rollup>>,
     open: Rows<Rollup>,
     /// What a checkpoint that comes between the next two reads would store.
     checkpoint_between: bool,
@@ -67,6 +69,7 @@ impl Fake {
     pub fn new(partitions: u16) -> Fake {
         let state = State {
             stored: BTreeMap::new(),
+            under_way: None,
             open: BTreeMap::new(),
             checkpoint_between: false,
             watermark_ms: 0,
@@ -106,10 +109,17 @@ impl Fake {
         rollup.record(ResponseTime(ns), is_late, &self.settings.sketch);
     }
 
-    /// Stores what is open.
+    /// Begins a checkpoint of what is open.
+    pub fn begin_checkpoint(&self) {
+        let mut state = self.state();
+        let open = std::mem::take(&mut state.open);
+        assert!(state.under_way.replace(open).is_none(), "one checkpoint at a time");
+    }
+
+    /// Stores what the checkpoint under way holds, or what is open if there is none.
     pub fn checkpoint(&self) {
         self.state().checkpoint(&self.settings.sketch);
-        self.consumed.send_modify(|consumed| *consumed = Some(consumed.map_or(Offset(0), Offset::next)));
+        self.consumed.send_modify(|consumed| *consumed = Some(after(*consumed)));
     }
 
     /// Stores the same rollup in `count` hours.
@@ -169,9 +179,14 @@ impl Fake {
     }
 }
 
+fn after(consumed: Option<Offset>) -> Offset {
+    consumed.map_or(Offset(0), Offset::next)
+}
+
 impl State {
     fn checkpoint(&mut self, sketch: &SketchConfig) {
-        for (key, delta) in std::mem::take(&mut self.open) {
+        let deltas = self.under_way.take().unwrap_or_else(|| std::mem::take(&mut self.open));
+        for (key, delta) in deltas {
             let row = self.stored.entry(key).or_default();
             row.rollup.merge(&delta, sketch);
             row.revision += 1;
@@ -251,19 +266,27 @@ impl LeaderReads for Fake {
         _: Instant,
     ) -> Result<OpenWindows, ReadError> {
         let state = self.state();
-        let mut generation = Generation { base: *self.consumed.borrow(), deltas: Vec::new(), apps: Vec::new() };
-        let (mut is_known, mut has_more) = (false, false);
-        match selection {
-            OpenSelection::Hours(app, hours) => {
-                let deltas = state.open.range((app.clone(), hours.start)..(app.clone(), hours.end));
-                generation.deltas = deltas.map(|((_, hour), delta)| (*hour, delta.clone())).collect();
-                is_known = state.open.keys().any(|(other, _)| *other == app);
+        let base = *self.consumed.borrow();
+        let filling = (if state.under_way.is_some() { Some(after(base)) } else { base }, &state.open);
+        let all = state.under_way.iter().map(|rows| (base, rows)).chain([filling]);
+        let (mut generations, mut is_known, mut has_more) = (Vec::new(), false, false);
+        for (base, rows) in all {
+            let mut generation = Generation { base, deltas: Vec::new(), apps: Vec::new() };
+            match &selection {
+                OpenSelection::Hours(app, hours) => {
+                    let deltas = rows.range((app.clone(), hours.start)..(app.clone(), hours.end));
+                    generation.deltas = deltas.map(|((_, hour), delta)| (*hour, delta.clone())).collect();
+                    is_known |= rows.keys().any(|(other, _)| other == app);
+                }
+                OpenSelection::Apps(selection) => {
+                    let (apps, further) = self.apps_of(rows, partition, selection);
+                    generation.apps = apps;
+                    has_more |= further;
+                }
             }
-            OpenSelection::Apps(selection) => {
-                (generation.apps, has_more) = self.apps_of(&state.open, partition, &selection);
-            }
+            generations.push(generation);
         }
-        Ok(OpenWindows { generations: vec![generation], watermark_ms: state.watermark_ms, is_known, has_more })
+        Ok(OpenWindows { generations, watermark_ms: state.watermark_ms, is_known, has_more })
     }
 }
 

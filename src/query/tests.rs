@@ -481,13 +481,17 @@ proptest! {
     #[test]
     fn a_summary_that_is_read_in_pieces_of_any_size_is_of_the_whole(
         stored in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
+        under_way in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
         open in prop::collection::vec((0u32..40, 1u64..1000), 0..60),
         stored_rows_max in 1usize..12,
+        lands_meanwhile: bool,
     ) {
         let mut fake = Fake::new(1);
         fake.stored_rows_max = stored_rows_max;
         stored.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
         fake.checkpoint();
+        under_way.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
+        fake.begin_checkpoint();
         open.iter().for_each(|(hour, ns)| fake.record("a", *hour, *ns));
         let whole = |events: Vec<&(u32, u64)>| {
             let hours: std::collections::BTreeSet<_> = events.iter().map(|(hour, _)| hour).collect();
@@ -498,9 +502,12 @@ proptest! {
         let (query, name) = (fake.query(), app("a"));
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         for (consistency, (hours, rollup)) in [
-            (Consistency::Linearizable, whole(stored.iter().chain(&open).collect())),
             (Consistency::Local(Token::default()), whole(stored.iter().collect())),
+            (Consistency::Linearizable, whole(stored.iter().chain(&under_way).chain(&open).collect())),
         ] {
+            if lands_meanwhile && consistency == Consistency::Linearizable {
+                fake.checkpoint_between();
+            }
             let answer = runtime.block_on(query.summary(&name, Hour(0)..Hour(40), &consistency));
             match answer {
                 Ok((summary, _)) => prop_assert_eq!((summary.hours, summary.rollup), (hours, rollup)),

@@ -107,7 +107,8 @@ impl Checker {
         if tail <= &self.last[..] {
             return Err("its rows are out of order".to_owned());
         }
-        self.last = tail.to_vec();
+        self.last.clear();
+        self.last.extend_from_slice(tail);
         Ok(())
     }
 

@@ -115,7 +115,9 @@ pub fn app_end(app: &str) -> Vec<u8> {
 pub fn split_rollup(tail: &[u8]) -> Option<(&str, Hour)> {
     let rest = tail.strip_prefix(&[Kind::Rollup as u8])?;
     let (app, hour) = rest.split_last_chunk::<4>().map(|(app, hour)| (app, Hour(u32::from_be_bytes(*hour))))?;
-    Some((std::str::from_utf8(app.strip_suffix(&[0])?).ok()?, hour))
+    let app = std::str::from_utf8(app.strip_suffix(&[0])?).ok()?;
+    AppId::check(app).ok()?;
+    Some((app, hour))
 }
 
 /// The tail of a window's head.
@@ -181,6 +183,17 @@ mod tests {
             }
         }
         assert!(tails.is_sorted());
+    }
+
+    #[test]
+    fn a_tail_of_a_rollup_names_an_app() {
+        // It lies within the hours of "a".
+        let two_hours = [&app_prefix("a")[..], &[0, 7, 122, 0], &[0, 7, 122, 16]].concat();
+        for tail in
+            [&two_hours[..], &app_prefix("a"), &rollup(&AppId::new("a").unwrap(), Hour(1))[1..], &[2, 0, 0, 0, 0, 1]]
+        {
+            assert_eq!(split_rollup(tail), None, "{tail:?}");
+        }
     }
 
     #[test]

@@ -140,7 +140,7 @@ impl Reader {
         Ok(SummaryPage { as_of, hours, rollup, has_more, is_known })
     }
 
-    /// Adds up an app's hours in a range, oldest first, at most `limit`.
+    /// Gives `add` an app's hours in a range, oldest first, at most `limit`.
     fn fold<T: Default>(
         &self,
         app: &AppId,
@@ -237,6 +237,7 @@ impl Reader {
                 return Ok((as_of, epoch, read?));
             }
         }
+        let _long_holder = self.shared.holds_long();
         let recent = self.shared.lock_recent();
         let (as_of, generation, epoch) = {
             let inner = self.shared.lock();
@@ -359,7 +360,7 @@ impl Reader {
     }
 }
 
-/// Hours added up.
+/// What [`Reader::fold`] gives.
 struct Folded<T> {
     as_of: AsOf,
     content: T,

@@ -129,7 +129,7 @@ fn merge(rounds: u64) {
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let mut arguments = std::env::args().skip(1);
     let (stage, rounds) = (arguments.next(), arguments.next().and_then(|rounds| rounds.parse().ok()));
     let rounds = rounds.unwrap_or(100);
     let begun = tokio::time::Instant::now();

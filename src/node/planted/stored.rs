@@ -52,8 +52,9 @@ impl StoredReads for Misread {
         hours: Range<Hour>,
         hours_max: usize,
     ) -> Result<StoredSummary, ReadError> {
+        let is_range = hours.end.0 - hours.start.0 > 1;
         let mut found = self.stored.summary(partition, app, hours, hours_max).await?;
-        if has("rounded-ranges") {
+        if has("rounded-ranges") && is_range {
             found.rollup = rounded(&found.rollup);
         }
         Ok(found)

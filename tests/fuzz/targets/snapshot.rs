@@ -1,5 +1,5 @@
 //! Snapshots that another node sends: refused and the old state stands, or installed whole, and then every row of it can be
-//! read and the next snapshot carries the same.
+//! read, its apps can be listed, and the next snapshot carries the same.
 
 #![no_main]
 
@@ -49,6 +49,7 @@ async fn install(chunks: Chunks) {
         Err(_) => assert_eq!(state.digest(), before),
         Ok(()) => {
             assert_eq!(state.durable(), durable);
+            state.reader().apps("", None, 1000).expect("apps of a state that was just installed");
             let installed = state.digest();
             let mut captured = state.snapshot().await.expect("a state that was just installed");
             let mut chunks = VecDeque::new();
