@@ -13,11 +13,11 @@
 //! is then as of an earlier batch, which is a state the replica once had, and the log replays from there. When the file
 //! outgrows its rows they are written to a new file, which then takes the old one's name.
 
-use super::rows::{Row, RowBatch, RowStore, Syncs, is_full};
+use super::rows::{Row, RowBatch, RowStore, Syncs, Visit, is_full};
 use cluster::environment::{Disk, File};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -110,7 +110,7 @@ impl RowStore for JournalRows {
         self.with(|journal| Ok(journal.rows.get(key).cloned()))
     }
 
-    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut Visit<'_>) -> io::Result<()> {
         if from >= to {
             return Ok(());
         }

@@ -15,6 +15,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 /// A key and its value.
 pub type Row = (Vec<u8>, Vec<u8>);
 
+/// Looks at a key and its value, and says whether it wants to see the next one.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Whether an error says that the disk is full: the one that is not fatal.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
@@ -26,7 +29,7 @@ pub trait RowStore: Send + Sync + 'static {
     fn get(&self, key: &[u8]) -> io::Result<Option<Vec<u8>>>;
 
     /// Shows `each` the keys and values with `from <= key < to`, in order, until it breaks. It must not call the store.
-    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()>;
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut Visit<'_>) -> io::Result<()>;
 
     /// The first `limit` rows with `from <= key < to`, in order.
     fn scan(&self, from: &[u8], to: &[u8], limit: usize) -> io::Result<Vec<Row>> {

@@ -9,10 +9,9 @@
 //!   on meanwhile.
 //! - no `transaction` (a known panic), one batch per write-out, no flusher thread.
 
-use super::rows::{Row, RowBatch, RowStore, Syncs, is_full};
+use super::rows::{Row, RowBatch, RowStore, Syncs, Visit, is_full};
 use std::fs;
 use std::io;
-use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::RwLock;
@@ -131,7 +130,7 @@ impl RowStore for SledRows {
         self.with_db(|db| Ok(db.get(key)?.map(|value| value.to_vec())))
     }
 
-    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut Visit<'_>) -> io::Result<()> {
         if from >= to {
             return Ok(());
         }

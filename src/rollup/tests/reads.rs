@@ -6,14 +6,13 @@ use crate::domain::{Hour, Rollup};
 use crate::format::{Entry, codec};
 use crate::rollup::identities::Limits;
 use crate::rollup::install::Checker;
-use crate::rollup::rows::{Row, RowBatch, RowStore};
+use crate::rollup::rows::{Row, RowBatch, RowStore, Visit};
 use crate::rollup::sled_rows::SledRows;
 use crate::rollup::state::Damage;
 use crate::rollup::{AsOf, PartitionState, SEQUENCES_MIN, SummaryPage};
 use cluster::{Begun, Committed, LogPosition, Offset, Payload, StateMachine};
 use std::collections::BTreeSet;
 use std::io;
-use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 const HOUR: u32 = 490_000;
@@ -101,7 +100,7 @@ impl RowStore for Meddled {
         self.meddle();
         self.rows.get(key)
     }
-    fn visit(&self, from: &[u8], to: &[u8], each: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>) -> io::Result<()> {
+    fn visit(&self, from: &[u8], to: &[u8], each: &mut Visit<'_>) -> io::Result<()> {
         self.meddle();
         self.rows.visit(from, to, each)
     }
