@@ -38,7 +38,9 @@ print(seconds, used.ru_utime + used.ru_stime, len(rows), sum(row[2] for row in r
 
 
 def duckdb(path):
-    run = subprocess.run([sys.executable, "-c", DUCKDB, QUERY.format(path=path)], check=True, stdout=subprocess.PIPE, text=True)
+    # Where it is called from this file may stand, which has the module's name.
+    command = [sys.executable, "-c", DUCKDB, QUERY.format(path=path)]
+    run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=pathlib.Path(path).parent)
     seconds, cpu, rows, events = run.stdout.split()[-4:]
     return {"events": int(events), "rate": int(events) / float(seconds), "cpu": float(cpu) / int(events) * 1e6, "rows": int(rows)}
 
