@@ -116,35 +116,29 @@ impl Leader {
         hours_max: usize,
         deadline: Instant,
     ) -> Result<HoursPage, ReadError> {
-        loop {
-            let selection = OpenSelection::Hours(app.clone(), hours.clone());
-            let open = self.open.open_windows(partition, selection, deadline).await?;
-            let stored = self.stored.hours(partition, app, hours.clone(), hours_max).await?;
-            let Some(behind) = generations_behind(&open, &stored.at) else {
-                wait_for_reread(deadline).await?;
-                continue;
-            };
-            let mut rows: BTreeMap<Hour, Arc<StoredRollup>> = stored.rows.into_iter().collect();
-            // Behind the last stored row of a page that is not the last one, rows are missing: deltas there would be taken
-            // for whole rollups.
-            let end = if stored.has_more {
-                rows.keys().next_back().map_or(hours.start, |last| Hour(last.0 + 1))
-            } else {
-                hours.end
-            };
-            let deltas = open.generations[behind].iter().flat_map(|generation| &generation.deltas);
-            for (hour, delta) in deltas.filter(|(hour, _)| *hour < end) {
-                Arc::make_mut(rows.entry(*hour).or_default()).rollup.merge(delta, &self.sketch);
-            }
-            let is_known = stored.is_known || open.is_known || !rows.is_empty();
-            let has_more = stored.has_more || rows.len() > hours_max;
-            let rows = rows.into_iter().take(hours_max);
-            let rows = rows.map(|(hour, stored)| {
-                let version = Version::of(hour, &stored, open.watermark_ms, self.lateness);
-                HourRow { hour, version, stored }
-            });
-            return Ok(HoursPage { rows: rows.collect(), has_more, is_known });
+        let selection = OpenSelection::Hours(app.clone(), hours.clone());
+        let read = || self.stored.hours(partition, app, hours.clone(), hours_max);
+        let (stored, open) = self.completed(partition, selection, deadline, read, |stored| stored.at).await?;
+        let mut rows: BTreeMap<Hour, Arc<StoredRollup>> = stored.rows.into_iter().collect();
+        // Behind the last stored row of a page that is not the last one, rows are missing: deltas there would be taken
+        // for whole rollups.
+        let end = if stored.has_more {
+            rows.keys().next_back().map_or(hours.start, |last| Hour(last.0 + 1))
+        } else {
+            hours.end
+        };
+        let deltas = open.generations.iter().flat_map(|generation| &generation.deltas);
+        for (hour, delta) in deltas.filter(|(hour, _)| *hour < end) {
+            Arc::make_mut(rows.entry(*hour).or_default()).rollup.merge(delta, &self.sketch);
         }
+        let is_known = stored.is_known || open.is_known || !rows.is_empty();
+        let has_more = stored.has_more || rows.len() > hours_max;
+        let rows = rows.into_iter().take(hours_max);
+        let rows = rows.map(|(hour, stored)| {
+            let version = Version::of(hour, &stored, open.watermark_ms, self.lateness);
+            HourRow { hour, version, stored }
+        });
+        Ok(HoursPage { rows: rows.collect(), has_more, is_known })
     }
 
     /// Hours of an app, merged: some `hours_max` of them, the oldest.
@@ -156,27 +150,21 @@ impl Leader {
         hours_max: usize,
         deadline: Instant,
     ) -> Result<SummaryPage, ReadError> {
-        loop {
-            let selection = OpenSelection::Hours(app.clone(), hours.clone());
-            let open = self.open.open_windows(partition, selection, deadline).await?;
-            let stored = self.stored.summary(partition, app, hours.clone(), hours_max).await?;
-            let Some(behind) = generations_behind(&open, &stored.at) else {
-                wait_for_reread(deadline).await?;
-                continue;
-            };
-            let last = stored.hours.last().filter(|_| stored.has_more);
-            let next = last.map(|last| Hour(last.0 + 1));
-            let mut summary = Summary { hours: stored.hours.len() as u64, rollup: stored.rollup };
-            let mut only_open = BTreeSet::new();
-            let deltas = open.generations[behind].iter().flat_map(|generation| &generation.deltas);
-            // What is open behind the last stored row of a page comes with the next one.
-            for (hour, delta) in deltas.filter(|(hour, _)| next.is_none_or(|next| *hour < next)) {
-                let is_new = stored.hours.binary_search(hour).is_err() && only_open.insert(*hour);
-                summary.add(u64::from(is_new), delta, &self.sketch);
-            }
-            let is_known = stored.is_known || open.is_known || summary.hours > 0;
-            return Ok(SummaryPage { summary, next, is_known });
+        let selection = OpenSelection::Hours(app.clone(), hours.clone());
+        let read = || self.stored.summary(partition, app, hours.clone(), hours_max);
+        let (stored, open) = self.completed(partition, selection, deadline, read, |stored| stored.at).await?;
+        let last = stored.hours.last().filter(|_| stored.has_more);
+        let next = last.map(|last| Hour(last.0 + 1));
+        let mut summary = Summary { hours: stored.hours.len() as u64, rollup: stored.rollup };
+        let mut only_open = BTreeSet::new();
+        let deltas = open.generations.iter().flat_map(|generation| &generation.deltas);
+        // What is open behind the last stored row of a page comes with the next one.
+        for (hour, delta) in deltas.filter(|(hour, _)| next.is_none_or(|next| *hour < next)) {
+            let is_new = stored.hours.binary_search(hour).is_err() && only_open.insert(*hour);
+            summary.add(u64::from(is_new), delta, &self.sketch);
         }
+        let is_known = stored.is_known || open.is_known || summary.hours > 0;
+        Ok(SummaryPage { summary, next, is_known })
     }
 
     /// At most `selection.apps_max` apps.
@@ -186,31 +174,38 @@ impl Leader {
         selection: &AppSelection,
         deadline: Instant,
     ) -> Result<AppsPage, ReadError> {
+        let open_selection = OpenSelection::Apps(selection.clone());
+        let read = || self.stored.apps(partition, selection);
+        let (stored, open) = self.completed(partition, open_selection, deadline, read, |stored| stored.at).await?;
+        let open_apps = open.generations.iter().flat_map(|generation| generation.apps.iter().cloned());
+        let page = merge_apps(stored.apps.into_iter().chain(open_apps), selection.apps_max);
+        Ok(AppsPage { has_more: page.has_more || stored.has_more || open.has_more, ..page })
+    }
+
+    /// Open windows and then stored rows, which are `at`, read until no checkpoint comes between. Of the open windows come only the
+    /// generations that complete the rows.
+    async fn completed<T, F: Future<Output = Result<T, ReadError>>>(
+        &self,
+        partition: PartitionId,
+        selection: OpenSelection,
+        deadline: Instant,
+        read: impl Fn() -> F,
+        at: impl Fn(&T) -> StoredAt,
+    ) -> Result<(T, OpenWindows), ReadError> {
         loop {
-            let open = self.open.open_windows(partition, OpenSelection::Apps(selection.clone()), deadline).await?;
-            let stored = self.stored.apps(partition, selection).await?;
-            let Some(behind) = generations_behind(&open, &stored.at) else {
-                wait_for_reread(deadline).await?;
-                continue;
-            };
-            let open_apps = open.generations[behind].iter().flat_map(|generation| generation.apps.iter().cloned());
-            let page = merge_apps(stored.apps.into_iter().chain(open_apps), selection.apps_max);
-            return Ok(AppsPage { has_more: page.has_more || stored.has_more || open.has_more, ..page });
+            let mut open = self.open.open_windows(partition, selection.clone(), deadline).await?;
+            let stored = read().await?;
+            let consumed = at(&stored).consumed;
+            if let Some(first) = open.generations.iter().position(|generation| generation.base == consumed) {
+                open.generations.drain(..first);
+                return Ok((stored, open));
+            }
+            if Instant::now() + REREAD_PAUSE >= deadline {
+                return Err(ReadError::Unavailable("checkpoints came between the reads until the deadline".to_owned()));
+            }
+            tokio::time::sleep(REREAD_PAUSE).await;
         }
     }
-}
-
-/// The generations that complete rows stored at `at`; `None` if a checkpoint came between the two reads.
-fn generations_behind(open: &OpenWindows, at: &StoredAt) -> Option<std::ops::RangeFrom<usize>> {
-    open.generations.iter().position(|generation| generation.base == at.consumed).map(|first| first..)
-}
-
-async fn wait_for_reread(deadline: Instant) -> Result<(), ReadError> {
-    if Instant::now() + REREAD_PAUSE >= deadline {
-        return Err(ReadError::Unavailable("checkpoints came between the reads until the deadline".to_owned()));
-    }
-    tokio::time::sleep(REREAD_PAUSE).await;
-    Ok(())
 }
 
 /// Joins apps that may be named several times; the first `apps_max` of them by name.
@@ -224,3 +219,7 @@ pub fn merge_apps(apps: impl Iterator<Item = AppHours>, apps_max: usize) -> Apps
     let apps = merged.into_iter().take(apps_max).map(|(app, (first, last))| AppHours { app, first, last }).collect();
     AppsPage { apps, has_more }
 }
+
+#[cfg(test)]
+#[path = "leader_tests.rs"]
+mod tests;

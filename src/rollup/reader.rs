@@ -167,7 +167,7 @@ impl Reader {
                     ControlFlow::Continue(())
                 })?;
                 let is_known = is_recent || rows > 0 || self.has_row(generation, &app_range)?;
-                Ok((content, has_more.is_break(), is_known))
+                Ok((content, has_more, is_known))
             },
         )?;
         Ok(Folded { as_of, content, has_more, is_known })
@@ -247,7 +247,7 @@ impl Reader {
         Ok((as_of, epoch, read))
     }
 
-    /// Gives `each` the rows of a range in order, until it breaks; those in memory in place of those in the store.
+    /// Gives `each` the rows of a range in order, those in memory in place of those in the store. Returns whether it broke off.
     fn merged(
         &self,
         generation: Generation,
@@ -255,21 +255,20 @@ impl Reader {
         to: &[u8],
         recent: &[(Vec<u8>, Arc<RecentRow>)],
         each: impl FnMut(Hour, Arc<StoredRollup>) -> ControlFlow<()>,
-    ) -> Result<ControlFlow<()>, Error> {
+    ) -> Result<bool, Error> {
         let (from, to) = (self.shared.key(generation, from), self.shared.key(generation, to));
         let mut merge = Merge { reader: self, recent: recent.iter().peekable(), each };
-        let mut outcome = Ok(ControlFlow::Continue(()));
+        let mut step = Step::Continue(());
         self.shared.rows.visit(&from, &to, &mut |key, value| {
-            outcome = self.tail_of(key).and_then(|tail| merge.stored(tail, value));
-            if matches!(outcome, Ok(ControlFlow::Continue(()))) {
-                ControlFlow::Continue(())
-            } else {
-                ControlFlow::Break(())
-            }
+            step = self.tail_of(key).map_or_else(|error| Step::Break(Err(error)), |tail| merge.stored(tail, value));
+            if step.is_break() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })?;
-        match outcome? {
-            ControlFlow::Continue(()) => merge.recent_below(None),
-            ControlFlow::Break(()) => Ok(ControlFlow::Break(())),
+        if step.is_continue() {
+            step = merge.recent_below(None);
+        }
+        match step {
+            Step::Continue(()) => Ok(false),
+            Step::Break(outcome) => outcome.map(|()| true),
         }
     }
 
@@ -368,6 +367,9 @@ struct Folded<T> {
     is_known: bool,
 }
 
+/// Whether a merge goes on, or ends because no more is wanted or it failed.
+type Step = ControlFlow<Result<(), Error>>;
+
 /// Merges rows of the store, in order, with those in memory, which replace them.
 struct Merge<'a, F> {
     reader: &'a Reader,
@@ -377,32 +379,30 @@ struct Merge<'a, F> {
 
 impl<F: FnMut(Hour, Arc<StoredRollup>) -> ControlFlow<()>> Merge<'_, F> {
     /// The next row of the store.
-    fn stored(&mut self, tail: &[u8], value: &[u8]) -> Result<ControlFlow<()>, Error> {
-        if self.recent_below(Some(tail))?.is_break() {
-            return Ok(ControlFlow::Break(()));
-        }
+    fn stored(&mut self, tail: &[u8], value: &[u8]) -> Step {
+        self.recent_below(Some(tail))?;
         match self.recent.next_if(|(recent, _)| recent == tail) {
             Some((_, row)) => self.give(tail, row.stored(&self.reader.shared.sketch)),
-            None => {
-                let stored = StoredRollup::decode(value).map_err(|error| self.reader.shared.damaged(tail, error))?;
-                self.give(tail, Arc::new(stored))
-            }
+            None => match StoredRollup::decode(value) {
+                Ok(stored) => self.give(tail, Arc::new(stored)),
+                Err(error) => Step::Break(Err(self.reader.shared.damaged(tail, error))),
+            },
         }
     }
 
     /// The rows in memory before `end`, or all that are left.
-    fn recent_below(&mut self, end: Option<&[u8]>) -> Result<ControlFlow<()>, Error> {
+    fn recent_below(&mut self, end: Option<&[u8]>) -> Step {
         while let Some((tail, row)) = self.recent.next_if(|(tail, _)| end.is_none_or(|end| &tail[..] < end)) {
-            if self.give(tail, row.stored(&self.reader.shared.sketch))?.is_break() {
-                return Ok(ControlFlow::Break(()));
-            }
+            self.give(tail, row.stored(&self.reader.shared.sketch))?;
         }
-        Ok(ControlFlow::Continue(()))
+        Step::Continue(())
     }
 
-    fn give(&mut self, tail: &[u8], row: Arc<StoredRollup>) -> Result<ControlFlow<()>, Error> {
-        let (_, hour) = keys::split_rollup(tail).ok_or_else(|| self.reader.shared.damaged(tail, "key"))?;
-        Ok((self.each)(hour, row))
+    fn give(&mut self, tail: &[u8], row: Arc<StoredRollup>) -> Step {
+        match keys::split_rollup(tail) {
+            Some((_, hour)) => (self.each)(hour, row).map_break(Ok),
+            None => Step::Break(Err(self.reader.shared.damaged(tail, "key"))),
+        }
     }
 }
 
