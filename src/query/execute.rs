@@ -8,6 +8,7 @@ use super::partitions::Partitions;
 use super::reads::{AppHours, AppSelection, Progress, ReadError, StoredAt, StoredReads};
 use super::request::Consistency;
 use super::serve::{ROWS_PER_TURN, SUMMARY_HOURS_PER_READ};
+use super::shared::SharedReads;
 use super::state::Version;
 use crate::domain::{AppId, Hour, SketchConfig};
 use crate::format::{StoredRollup, Token};
@@ -96,11 +97,23 @@ struct Inner {
     settings: Settings,
     cache: Cache,
     finished: FinishedHours,
+    /// An hour that many ask for at the same time is asked of its leader once for all of them.
+    leaders_hours: SharedReads<(AppId, Hour), OneHour>,
     ranges: Semaphore,
     metrics: QueryMetrics,
 }
 
+/// What is known of one hour.
+#[derive(Clone)]
+struct OneHour {
+    row: Option<Row>,
+    /// Whether the app has events at all.
+    is_known: bool,
+    at: Option<StoredAt>,
+}
+
 /// One hour with its numbers.
+#[derive(Clone)]
 pub(super) struct Row {
     pub hour: Hour,
     pub version: Version,
@@ -130,7 +143,9 @@ impl Query {
         let cache = Cache::new(settings.cache_bytes_max - finished_bytes_max, metrics.clone());
         let finished = FinishedHours::new(finished_bytes_max);
         let ranges = Semaphore::new(settings.ranges_max);
-        Query { inner: Arc::new(Inner { partitions, stored, settings, cache, finished, ranges, metrics }) }
+        let leaders_hours = SharedReads::default();
+        let inner = Inner { partitions, stored, settings, cache, finished, leaders_hours, ranges, metrics };
+        Query { inner: Arc::new(inner) }
     }
 
     pub(super) fn settings(&self) -> &Settings {
@@ -153,11 +168,18 @@ impl Query {
         consistency: &Consistency,
     ) -> Result<(Row, Located), Error> {
         let place = self.place(app, consistency).await?;
-        let page = self.page(&place, app, hour..Hour(hour.0.saturating_add(1)), 1).await?;
-        let located = page.at.map(|at| (place.partition, at));
-        match page.rows.into_iter().next() {
+        let read = async {
+            let page = self.page(&place, app, hour..Hour(hour.0.saturating_add(1)), 1).await?;
+            Ok::<_, Error>(OneHour { row: page.rows.into_iter().next(), is_known: page.is_known, at: page.at })
+        };
+        let found = match place.is_local {
+            true => read.await?,
+            false => self.inner.leaders_hours.get((app.clone(), hour), read).await?,
+        };
+        let located = found.at.map(|at| (place.partition, at));
+        match found.row {
             Some(row) => Ok((row, located)),
-            None if page.is_known => Err(Error::NoEvents),
+            None if found.is_known => Err(Error::NoEvents),
             None => Err(Error::UnknownApp),
         }
     }
