@@ -11,14 +11,6 @@ pub enum BodyFormat {
 }
 
 impl BodyFormat {
-    /// Events of a request if nobody says otherwise: some 900 kB of lines, or 600 kB of a batch.
-    pub fn request_events_default(self) -> u64 {
-        match self {
-            BodyFormat::Ndjson => 10_000,
-            BodyFormat::Binary => 50_000,
-        }
-    }
-
     /// The media type of a body.
     pub fn media_type(self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@
 use super::ingest::{Load, bar};
 use super::process::Usage;
 use super::workload::Workload;
-use super::{events_a_request, request_events};
+use super::{bulk_events, request_events};
 use crate::cli::body_format::BodyFormat;
 use crate::cli::cores;
 use crate::cli::failure::{Exit, Failure, Outcome};
@@ -39,7 +39,7 @@ pub struct Arguments {
     /// How events are written
     #[arg(long = "format", value_name = "FORMAT", value_enum, default_value_t = BodyFormat::Ndjson)]
     body_format: BodyFormat,
-    /// Events of one body [default: 10k lines, or 50k events in binary, which are about as many bytes]
+    /// Events of one body [default: 50k lines, or 150k events in binary]
     #[arg(long, value_name = "NUMBER", value_parser = request_events)]
     request_events: Option<u64>,
     /// Threads [default: one for each core]
@@ -73,7 +73,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
 impl Arguments {
     async fn measure(&self) -> Result<Report, Failure> {
         let (events, apps) = (self.workload.events, self.workload.app_names(SystemEntropy.next_u64()));
-        let request_events = events_a_request(self.request_events, self.body_format);
+        let request_events = bulk_events(self.request_events, self.body_format);
         let bar = bar(events, "building");
         let load = Load::build(self.workload.events(events), apps, self.body_format, request_events, 0, &bar);
         bar.finish_and_clear();
