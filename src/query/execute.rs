@@ -97,8 +97,8 @@ struct Inner {
     settings: Settings,
     cache: Cache,
     finished: FinishedHours,
-    /// An hour that many ask for at the same time is asked of its leader once for all of them.
-    leaders_hours: SharedReads<(AppId, Hour), OneHour>,
+    /// Linearizable questions that come while the same hour is read share its next read.
+    shared_hours: SharedReads<(AppId, Hour), OneHour>,
     ranges: Semaphore,
     metrics: QueryMetrics,
 }
@@ -143,8 +143,8 @@ impl Query {
         let cache = Cache::new(settings.cache_bytes_max - finished_bytes_max, metrics.clone());
         let finished = FinishedHours::new(finished_bytes_max);
         let ranges = Semaphore::new(settings.ranges_max);
-        let leaders_hours = SharedReads::default();
-        let inner = Inner { partitions, stored, settings, cache, finished, leaders_hours, ranges, metrics };
+        let shared_hours = SharedReads::default();
+        let inner = Inner { partitions, stored, settings, cache, finished, shared_hours, ranges, metrics };
         Query { inner: Arc::new(inner) }
     }
 
@@ -174,7 +174,7 @@ impl Query {
         };
         let found = match place.is_local {
             true => read.await?,
-            false => self.inner.leaders_hours.get((app.clone(), hour), read).await?,
+            false => self.inner.shared_hours.get((app.clone(), hour), read).await?,
         };
         let located = found.at.map(|at| (place.partition, at));
         match found.row {

@@ -5,7 +5,7 @@
 //!   http ─ request ─ execute ──── message ──▶ serve ─ leader = stored rows ⊕ open windows (after a read barrier)
 //!             │        ▲  └─ cache: what is held is named, what still stands does not travel back
 //!             └─ answer┘  finished: answers that were written before, for a version that still stands
-//!                         shared: an hour that many ask for at once is read once for all of them
+//!                         shared: questions that come while the same hour is read share its next read
 //! ```
 //!
 //! - `linearizable` (default): the answer contains every event that was acknowledged before the question was asked. It

@@ -1,26 +1,35 @@
-//! One read for all who ask the same at the same time.
+//! One read for all who wait to ask the same.
 //!
 //! A read answers only questions that came before it began. So who asks while one is under way waits for the next one, and
-//! shares it with all who have come by then. One of them makes it; the others only take its result:
+//! shares it with all who have come by then. One of them makes it, the others only take what it finds:
 //!
 //! ```text
-//!   questions: a        b  c              d
-//!   reads:     ├── a ───┼──────┤
-//!                       └ wait ├─ b, c ───┼──┤
-//!                                         └──├─ d ──┤
+//!   questions:  a     b   c           d
+//!               │     │   │           │
+//!   reads:      ├── a ────┼──┤        │
+//!                            ├── b, c ┼──┤
+//!                                        ├── d ──┤
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
-/// Reads under way, one at a time for each key.
+/// After so long in line a question is read on its own, as if nobody else had asked: a read that hangs, or fails at the end of
+/// its reader's time, holds up nobody for longer. A read takes some milliseconds, under full load some tens.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Reads under way, one at a time for each key, besides those of who lost patience.
+///
+/// A key is in the map exactly as long as one of its callers reads or has been told to.
 pub struct SharedReads<K: Ord + Clone, V: Clone> {
     /// Who waits until the read under way has ended, in the order of coming.
-    waiting: Mutex<BTreeMap<K, VecDeque<Waiter<V>>>>,
+    lines: Mutex<BTreeMap<K, Line<V>>>,
 }
 
-type Waiter<V> = oneshot::Sender<Turn<V>>;
+type Line<V> = VecDeque<oneshot::Sender<Turn<V>>>;
 
 /// What becomes of one who waited.
 enum Turn<V> {
@@ -32,44 +41,49 @@ enum Turn<V> {
 
 impl<K: Ord + Clone, V: Clone> Default for SharedReads<K, V> {
     fn default() -> SharedReads<K, V> {
-        SharedReads { waiting: Mutex::default() }
+        SharedReads { lines: Mutex::default() }
     }
 }
 
 impl<K: Ord + Clone, V: Clone> SharedReads<K, V> {
-    /// What `read` finds, or what another caller's finds that began after this call; reads of one key must be alike.
+    /// What `read` finds, or what the same question of another caller finds in a read that began after this call.
     ///
-    /// An error is nobody's but the reader's own: the others, who may have more time left, read again. Dropping the future hands
-    /// on what it was to do.
+    /// `read` must do nothing before it is polled. An error is nobody's but the reader's own: the others, who may have more time
+    /// left, read again. Dropping the future hands on what it was to do.
     pub async fn get<E>(&self, key: K, read: impl Future<Output = Result<V, E>>) -> Result<V, E> {
-        if let Some(mut place) = self.line_up(&key)
-            && let Turn::Answered(value) = place.turn().await
-        {
-            return Ok(value);
+        if let Some(mut waiting) = self.line_up(&key) {
+            match timeout(PATIENCE, waiting.turn()).await {
+                Ok(Turn::Answered(value)) => return Ok(value),
+                Ok(Turn::Read) => {}
+                Err(_) => {
+                    drop(waiting);
+                    return read.await;
+                }
+            }
         }
-        let companions = self.lock().get_mut(&key).map(std::mem::take).unwrap_or_default();
-        let mut reading = Reading { reads: self, key, companions };
+        // Nothing is awaited between the turn and here: from now on `reading` hands it on.
+        let mut reading = Reading::begin(self, key);
         let value = read.await?;
         reading.answer(&value);
         Ok(value)
     }
 
-    /// A place in the line, if a read is under way; otherwise one is now, the caller's.
-    fn line_up(&self, key: &K) -> Option<Place<'_, K, V>> {
-        let mut waiting = self.lock();
-        let Some(line) = waiting.get_mut(key) else {
-            waiting.insert(key.clone(), VecDeque::new());
+    /// A place in line, if a read is under way; otherwise one is now, the caller's.
+    fn line_up(&self, key: &K) -> Option<Waiting<'_, K, V>> {
+        let mut lines = self.lock();
+        let Some(line) = lines.get_mut(key) else {
+            lines.insert(key.clone(), Line::new());
             return None;
         };
         let (sender, turn) = oneshot::channel();
         line.push_back(sender);
-        Some(Place { reads: self, key: key.clone(), turn })
+        Some(Waiting { reads: self, key: key.clone(), turn })
     }
 
     /// Has the next in line read, `first` before all others.
-    fn pass_on(&self, key: &K, mut first: VecDeque<Waiter<V>>) {
-        let mut waiting = self.lock();
-        let Some(line) = waiting.get_mut(key) else { return };
+    fn pass_on(&self, key: &K, mut first: Line<V>) {
+        let mut lines = self.lock();
+        let line = lines.entry(key.clone()).or_default();
         first.append(line);
         *line = first;
         while let Some(next) = line.pop_front() {
@@ -78,32 +92,32 @@ impl<K: Ord + Clone, V: Clone> SharedReads<K, V> {
                 return;
             }
         }
-        waiting.remove(key);
+        lines.remove(key);
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, VecDeque<Waiter<V>>>> {
-        self.waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Line<V>>> {
+        self.lines.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 }
 
 /// One who waits; hands its turn on if it goes away.
-struct Place<'r, K: Ord + Clone, V: Clone> {
+struct Waiting<'r, K: Ord + Clone, V: Clone> {
     reads: &'r SharedReads<K, V>,
     key: K,
     turn: oneshot::Receiver<Turn<V>>,
 }
 
-impl<K: Ord + Clone, V: Clone> Place<'_, K, V> {
+impl<K: Ord + Clone, V: Clone> Waiting<'_, K, V> {
     async fn turn(&mut self) -> Turn<V> {
         (&mut self.turn).await.expect("whoever reads answers or passes on, also when dropped")
     }
 }
 
-impl<K: Ord + Clone, V: Clone> Drop for Place<'_, K, V> {
+impl<K: Ord + Clone, V: Clone> Drop for Waiting<'_, K, V> {
     fn drop(&mut self) {
         self.turn.close();
         if let Ok(Turn::Read) = self.turn.try_recv() {
-            self.reads.pass_on(&self.key, VecDeque::new());
+            self.reads.pass_on(&self.key, Line::new());
         }
     }
 }
@@ -113,11 +127,21 @@ struct Reading<'r, K: Ord + Clone, V: Clone> {
     reads: &'r SharedReads<K, V>,
     key: K,
     /// Who came before it began, and is not answered yet.
-    companions: VecDeque<Waiter<V>>,
+    companions: Line<V>,
 }
 
-impl<K: Ord + Clone, V: Clone> Reading<'_, K, V> {
+impl<'r, K: Ord + Clone, V: Clone> Reading<'r, K, V> {
+    /// All who are in line by now come along.
+    fn begin(reads: &'r SharedReads<K, V>, key: K) -> Reading<'r, K, V> {
+        let companions = reads.lock().get_mut(&key).map(std::mem::take);
+        let companions = companions.expect("a key stays while somebody reads or is told to");
+        Reading { reads, key, companions }
+    }
+
     fn answer(&mut self, value: &V) {
+        if !self.companions.is_empty() {
+            tracing::debug!(others = self.companions.len(), "a read answers others, too");
+        }
         for companion in self.companions.drain(..) {
             // One who has gone away wants no answer.
             let _ = companion.send(Turn::Answered(value.clone()));
@@ -136,13 +160,18 @@ impl<K: Ord + Clone, V: Clone> Drop for Reading<'_, K, V> {
 mod tests {
     use super::*;
     use futures::FutureExt;
-    use futures::future::BoxFuture;
+    use futures::future::{BoxFuture, Either, select};
     use proptest::prelude::*;
     use proptest::test_runner::TestCaseError;
     use std::cell::{Cell, RefCell};
     use std::collections::BTreeSet;
-    use std::future::poll_fn;
+    use std::future::{pending, poll_fn};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::task::Poll;
+    use tokio::task::{JoinSet, yield_now};
+    use tokio::time::Instant;
 
     type Reads = SharedReads<u8, u32>;
     type Asked<'r> = BoxFuture<'r, Result<u32, &'static str>>;
@@ -153,8 +182,8 @@ mod tests {
         (sender, reads.get(7, async { receiver.await.unwrap() }).boxed())
     }
 
-    #[test]
-    fn who_comes_while_a_read_is_under_way_shares_the_next_one() {
+    #[tokio::test]
+    async fn who_comes_while_a_read_is_under_way_shares_the_next_one() {
         let reads = Reads::default();
         let (finish_first, mut first) = ask(&reads);
         assert!((&mut first).now_or_never().is_none());
@@ -175,8 +204,8 @@ mod tests {
         assert!(reads.lock().is_empty());
     }
 
-    #[test]
-    fn an_error_is_the_readers_own() {
+    #[tokio::test]
+    async fn an_error_is_the_readers_own() {
         let reads = Reads::default();
         let (finish_first, mut first) = ask(&reads);
         assert!((&mut first).now_or_never().is_none());
@@ -192,12 +221,68 @@ mod tests {
         assert!(reads.lock().is_empty());
     }
 
-    #[test]
-    fn other_keys_do_not_wait() {
+    #[tokio::test]
+    async fn other_keys_do_not_wait() {
         let reads = Reads::default();
         let (_finish, mut first) = ask(&reads);
         assert!((&mut first).now_or_never().is_none());
         assert_eq!(reads.get(8, async { Ok::<_, ()>(8) }).now_or_never(), Some(Ok(8)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_waited_too_long_reads_alone_and_the_others_wait_on() {
+        let reads = Reads::default();
+        let (finish_first, mut hanging) = ask(&reads);
+        assert!((&mut hanging).now_or_never().is_none());
+        let begin = Instant::now();
+        assert_eq!(reads.get(7, async { Ok::<_, ()>(2) }).await, Ok(2));
+        let waited = begin.elapsed();
+        assert!(waited < Duration::from_secs(1), "{waited:?}");
+        let (finish_third, mut third) = ask(&reads);
+        assert!((&mut third).now_or_never().is_none());
+        finish_first.send(Err("late")).unwrap();
+        assert_eq!(hanging.now_or_never(), Some(Err("late")));
+        finish_third.send(Ok(3)).unwrap();
+        assert_eq!(third.await, Ok(3));
+        assert_eq!(begin.elapsed(), waited, "it was told to read at once");
+        assert!(reads.lock().is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn in_a_crowd_everyone_is_answered_by_a_read_that_began_later() {
+        let (reads, time) = (Arc::new(SharedReads::default()), Arc::new(AtomicU64::new(0)));
+        let ask = async |reads: Arc<SharedReads<u64, u64>>, time: Arc<AtomicU64>, asker: u64| {
+            let mut shared = 0;
+            for question in 0..1000 {
+                let since = time.fetch_add(1, Ordering::SeqCst) + 1;
+                let has_read = AtomicBool::new(false);
+                let answer = reads.get(question % 2, async {
+                    has_read.store(true, Ordering::Relaxed);
+                    let began = time.load(Ordering::SeqCst);
+                    yield_now().await;
+                    if began.is_multiple_of(11) { Err(()) } else { Ok(began) }
+                });
+                let goes_away = async {
+                    match (question + asker) % 5 {
+                        0 => yield_now().await,
+                        _ => pending().await,
+                    }
+                };
+                match select(pin!(answer), pin!(goes_away)).await {
+                    Either::Left((Ok(began), _)) => assert!(began >= since),
+                    Either::Left((Err(()), _)) => {
+                        assert!(has_read.load(Ordering::Relaxed), "an error is the reader's own")
+                    }
+                    Either::Right(_) => {}
+                }
+                shared += u32::from(!has_read.load(Ordering::Relaxed));
+            }
+            shared
+        };
+        let askers: JoinSet<u32> = (0..8).map(|asker| ask(reads.clone(), time.clone(), asker)).collect();
+        let shared = askers.join_all().await;
+        assert!(shared.iter().sum::<u32>() > 1000, "{shared:?}");
+        assert!(reads.lock().is_empty());
     }
 
     /// Counts questions and beginnings of reads, and knows which reads may end.
@@ -242,6 +327,8 @@ mod tests {
         fn everyone_is_answered_by_a_read_that_began_later(
             steps in prop::collection::vec((0..5_u8, 0..8_usize), 0..60),
         ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+            let _entered = runtime.enter();
             let (script, reads) = (Script::default(), Reads::default());
             let mut asked = Vec::new();
             for (step, number) in steps {

@@ -23,6 +23,8 @@ use tokio::time::Instant;
 pub enum Mood {
     /// They answer.
     Well,
+    /// They answer after so long.
+    Slow(Duration),
     /// Nobody is leader.
     NoLeader,
     /// The next so many questions reach a node that does not lead.
@@ -302,8 +304,13 @@ impl Partitions for Fake {
 
     async fn ask_leader(&self, partition: PartitionId, request: Bytes, deadline: Instant) -> Result<Bytes, AskError> {
         let mood = self.state().mood.clone();
+        // Others may ask meanwhile.
         match mood {
-            Mood::Well => {
+            Mood::Slow(time) => tokio::time::sleep(time).await,
+            _ => tokio::task::yield_now().await,
+        }
+        match mood {
+            Mood::Well | Mood::Slow(_) => {
                 let answer = self.leader().serve(partition, &request).await;
                 self.state().answered_bytes.push(answer.len());
                 Ok(answer)

@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::http::{Request, header};
 use bytes::Bytes;
 use cluster::PartitionId;
+use futures::future::join_all;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -349,6 +350,50 @@ async fn without_a_leader_the_refusal_comes_in_bounded_time() {
         assert!(begin.elapsed() <= fake.settings.read_timeout);
     }
     assert_eq!(fake.metrics.query.unavailable.get(), 4);
+}
+
+#[tokio::test]
+async fn many_who_ask_for_an_hour_at_once_share_a_read() {
+    let fake = Fake::new(1);
+    fake.record("a", HOUR, MS);
+    let router = fake.router();
+    let path = |hour: u32| format!("/v1/apps/a/hours/2026-11-22T{hour}");
+    for seen in join_all((0..64).map(async |_| ask(&router, &path(20)).await)).await {
+        assert_eq!(seen.json()["count"], 1);
+    }
+    assert_eq!(fake.answers(), 2, "the first one's read, and the next one for all others");
+    for seen in join_all((0..64).map(async |_| ask(&router, &path(21)).await)).await {
+        assert_eq!(seen.refusal(), (404, "no_events".to_owned()));
+    }
+    assert_eq!(fake.answers(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_leader_is_missing_nobody_waits_longer_for_others_and_later_not_at_all() {
+    let fake = Fake::new(1);
+    fake.record("a", HOUR, MS);
+    fake.set_mood(Mood::NoLeader);
+    let (router, timeout) = (fake.router(), fake.settings.read_timeout);
+    let comes_back = Duration::from_secs(6);
+    let asked_at = async |after: Duration| {
+        tokio::time::sleep(after).await;
+        let begin = Instant::now();
+        let seen = ask(&router, "/v1/apps/a/hours/2026-11-22T20").await;
+        let (is_answered, waited) = (seen.status == 200, begin.elapsed());
+        if after > comes_back {
+            assert!(is_answered && waited < timeout / 10, "asked after {after:?}: {}, {waited:?}", seen.status);
+        }
+        assert!(waited <= timeout, "asked after {after:?}: {waited:?}");
+        is_answered
+    };
+    let returns = async {
+        tokio::time::sleep(comes_back).await;
+        // Longer than from one question to the next: who always let the oldest read would fail for good.
+        fake.set_mood(Mood::Slow(Duration::from_millis(30)));
+    };
+    let asks = (0..400).map(|ask| asked_at(Duration::from_millis(25 * ask + 7)));
+    let ((), answered) = tokio::join!(returns, join_all(asks));
+    assert!(!answered[0]);
 }
 
 #[tokio::test(start_paused = true)]
