@@ -115,6 +115,7 @@ pub const SITUATIONS: &[Situation] = &[
     told_of("retry_after_leader_change", "a retry is answered after another node has taken the lead of a partition"),
     told_of("request_refused", "a request is refused for now and sent again"),
     told_of("outcome_unknown", "a client never learns what became of its request"),
+    heard_of("shared_read", "a read answers several who asked before it began", "a read answers others, too", ""),
     told_of("read_unavailable", "a linearizable read is refused for want of a majority"),
     told_of("local_read_behind", "a local read is behind what was acked"),
     told_of("own_write_read", "a read with the token of an ack is answered"),

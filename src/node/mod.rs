@@ -128,8 +128,7 @@ impl Node {
             cache_bytes_max: config.cache_bytes,
             ..query::Settings::default()
         };
-        let query =
-            Query::new(Arc::new(ClusterPartitions(cluster.clone())), stored, query_settings, metrics.query.clone());
+        let query = Query::new(partitions(&cluster), stored, query_settings, metrics.query.clone());
         let append = append(&cluster, environment);
         let intake = Intake::new(environment, append, ingest_settings(config), metrics.ingest.clone());
         let source = NodeSource {
@@ -218,6 +217,16 @@ fn append(cluster: &Cluster, _: &Environment) -> Arc<dyn ingest::Append> {
 #[cfg(feature = "planted-bugs")]
 fn append(cluster: &Cluster, environment: &Environment) -> Arc<dyn ingest::Append> {
     planted::append(ClusterAppend(cluster.clone()), environment.tasks.clone())
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+fn partitions(cluster: &Cluster) -> Arc<dyn query::Partitions> {
+    Arc::new(ClusterPartitions(cluster.clone()))
+}
+
+#[cfg(feature = "planted-bugs")]
+fn partitions(cluster: &Cluster) -> Arc<dyn query::Partitions> {
+    planted::partitions(ClusterPartitions(cluster.clone()))
 }
 
 fn ingest_settings(config: &Config) -> ingest::Settings {

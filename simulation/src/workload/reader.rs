@@ -6,8 +6,11 @@ use crate::client::NoHour;
 use crate::coverage;
 use crate::invariants::{Floor, Violation, bounded, fresh_local, fresh_marked, fresh_shared};
 use crate::oracle::{Key, Markers, Tally};
+use futures::future::join_all;
 use rand::RngExt;
 use rand::seq::IteratorRandom;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// Runs until all is over.
 pub(super) async fn run(mut actor: Actor) {
@@ -25,21 +28,40 @@ pub(super) async fn run(mut actor: Actor) {
     }
 }
 
+/// How often an hour is asked for many times at once, as by many who look at the same chart.
+const CROWDED: f64 = 0.1;
+
+/// How many such questions there are, and within how many ms they come: while others are read.
+const CROWD: RangeInclusive<u64> = 3..=8;
+const CROWD_MS: u64 = 20;
+
 async fn linearizable(actor: &mut Actor) {
     let Some(key) = any_key(actor, |ledger| ledger.shared.keys().cloned().collect()) else { return };
-    let (host, may_miss) = (actor.any_host(), actor.shared.may_miss);
+    let host = actor.any_host();
+    let crowd = if actor.random.random_bool(CROWDED) { actor.random.random_range(CROWD) } else { 0 };
+    let waits: Vec<u64> = (0..crowd).map(|_| actor.random.random_range(0..CROWD_MS)).collect();
+    let actor = &*actor;
+    let others = waits.into_iter().map(async |wait| {
+        tokio::time::sleep(Duration::from_millis(wait)).await;
+        linearizable_now(actor, &host, &key).await;
+    });
+    tokio::join!(linearizable_now(actor, &host, &key), join_all(others));
+}
+
+async fn linearizable_now(actor: &Actor, host: &str, key: &Key) {
+    let may_miss = actor.shared.may_miss;
     let floor = match may_miss {
         true => Floor::none(),
-        false => Floor::of(actor.shared.ledger.borrow().shared.get(&key)),
+        false => Floor::of(actor.shared.ledger.borrow().shared.get(key)),
     };
-    if let Some(answer) = ask(actor, &host, &key, "").await {
+    if let Some(answer) = ask(actor, host, key, "").await {
         if answer.as_ref().is_some_and(|answer| answer.late > 0) {
             coverage::reached("late_event");
         }
         let place = format!("{host}, {} {}", key.0, hour_text(key.1));
         told(&actor.client, "read", || place.clone());
         let mut ledger = actor.shared.ledger.borrow_mut();
-        let account = ledger.shared.get_mut(&key).expect("keys stay");
+        let account = ledger.shared.get_mut(key).expect("keys stay");
         let checked = fresh_shared(&place, answer.as_ref(), &floor, account);
         drop(ledger);
         actor.shared.must(checked);

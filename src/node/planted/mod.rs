@@ -4,12 +4,14 @@
 //! Which invariant finds which is in `docs/simulation.md`, and `tests/planted_bugs.rs` holds it.
 
 mod append;
+mod asked;
 mod disk;
 mod machine;
 mod partition;
 mod stored;
 
 pub use append::append;
+pub use asked::partitions;
 pub use disk::environment;
 pub use machine::machine;
 pub use partition::partition;
