@@ -41,7 +41,7 @@ def reads(options, results):
         with tempfile.TemporaryDirectory() as directory, \
                 harness.Cluster(base_port=options.base_port, directory=directory, extra=("--max-future", "off")) as cluster:
             load = [options.binary, "bench", *servers(cluster), "--prefix", "now", "--hours", "1", "--first-hour", hour, "--late", "0",
-                    "--events", str(options.seconds * 5) + "M", "--warm-up", "0", "--no-verify", "-o", "json"]
+                    "--events", str(options.seconds * 5) + "M", "--request-events", "10k", "--warm-up", "0", "--no-verify", "-o", "json"]
             sender = subprocess.Popen(load, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
             while not cluster.ask("/v1/apps?limit=1000")[1]["apps"]:
                 time.sleep(0.05)

@@ -41,7 +41,7 @@ pub struct Arguments {
     body_format: BodyFormat,
     /// Events of one body [default: 50k lines, or 150k events in binary]
     #[arg(long, value_name = "NUMBER", value_parser = request_events)]
-    request_events: Option<u64>,
+    request_events: Option<usize>,
     /// Threads [default: one for each core]
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
@@ -73,7 +73,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
 impl Arguments {
     async fn measure(&self) -> Result<Report, Failure> {
         let (events, apps) = (self.workload.events, self.workload.app_names(SystemEntropy.next_u64()));
-        let request_events = bulk_events(self.request_events, self.body_format);
+        let request_events = self.request_events.unwrap_or(bulk_events(self.body_format));
         let bar = bar(events, "building");
         let load = Load::build(self.workload.events(events), apps, self.body_format, request_events, 0, &bar);
         bar.finish_and_clear();

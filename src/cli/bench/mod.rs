@@ -49,7 +49,7 @@ use workload::{Workload, count};
     args_conflicts_with_subcommands = true,
     after_help = "\
 Examples:
-  hourmark bench --spawn 3                              three nodes on this machine, a million events
+  hourmark bench --spawn 3                              three nodes on this machine, five million events
   hourmark bench --spawn 3 --events 10M --format binary
   hourmark bench --spawn 3 --rate 1000k                 latency at a million events a second
   hourmark bench --spawn 3 --events 100k --request-events 1 --connections 64
@@ -80,7 +80,7 @@ pub struct Arguments {
     body_format: BodyFormat,
     /// Events of one request [default: 50k lines, or 150k events in binary; 10k at a --rate]
     #[arg(long, value_name = "NUMBER", value_parser = request_events)]
-    request_events: Option<u64>,
+    request_events: Option<usize>,
     /// Connections, each with one request under way
     #[arg(long, value_name = "NUMBER", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
@@ -106,28 +106,24 @@ enum Command {
     Local(local::Arguments),
 }
 
-/// Events of one request where only throughput counts: as asked, or some 4.5 MB of lines, or 1.9 MB of a batch.
-fn bulk_events(asked: Option<u64>, format: BodyFormat) -> usize {
-    let default = match format {
+/// Events of one request at a rate, where latency is what is asked: 0.9 MB of lines.
+const PACED_EVENTS: usize = 10_000;
+
+/// The most events of one request: 16 MiB, the default limit of a body, are 190,000 lines.
+const REQUEST_EVENTS_MAX: u64 = 150_000;
+
+/// Events of one request where only throughput counts: beyond these, 4.5 MB of lines or 1.9 MB of a batch, it gains little.
+fn bulk_events(format: BodyFormat) -> usize {
+    match format {
         BodyFormat::Ndjson => 50_000,
         BodyFormat::Binary => 150_000,
-    };
-    asked.map_or(default, events_of)
+    }
 }
 
-/// Events of one request at a rate: as asked, or so few that the first of them need not wait long for the last.
-fn paced_events(asked: Option<u64>) -> usize {
-    asked.map_or(10_000, events_of)
-}
-
-fn events_of(number: u64) -> usize {
-    usize::try_from(number).expect("bounded where it is read")
-}
-
-fn request_events(text: &str) -> Result<u64, String> {
+fn request_events(text: &str) -> Result<usize, String> {
     let number = count(text)?;
-    // 16 MiB, the default limit of a body, are 190,000 lines.
-    if (1..=150_000).contains(&number) { Ok(number) } else { Err("takes a number from 1 to 150k".into()) }
+    let events = usize::try_from(number).ok().filter(|_| (1..=REQUEST_EVENTS_MAX).contains(&number));
+    events.ok_or_else(|| "takes a number from 1 to 150k".into())
 }
 
 /// Runs the benchmark that is asked for.
@@ -173,10 +169,8 @@ impl Arguments {
     }
 
     fn request_events(&self) -> usize {
-        match self.rate {
-            Some(_) => paced_events(self.request_events),
-            None => bulk_events(self.request_events, self.body_format),
-        }
+        let default = if self.rate.is_some() { PACED_EVENTS } else { bulk_events(self.body_format) };
+        self.request_events.unwrap_or(default)
     }
 
     fn drive(&self, cluster: &Cluster) -> Result<Drive, Failure> {

@@ -15,7 +15,7 @@ const LATE_HOURS_MAX: u64 = 3;
 #[command(next_help_heading = "Load")]
 pub struct Workload {
     /// Events to send and measure; 10M and 500k are understood
-    #[arg(long, value_name = "NUMBER", default_value = "1M", value_parser = count)]
+    #[arg(long, value_name = "NUMBER", default_value = "5M", value_parser = count)]
     pub events: u64,
     /// Apps
     #[arg(long, value_name = "NUMBER", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
