@@ -17,6 +17,7 @@ use cluster::{Offset, PartitionId};
 use futures::future::try_join_all;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -168,10 +169,11 @@ impl Query {
         consistency: &Consistency,
     ) -> Result<(Row, Located), Error> {
         let place = self.place(app, consistency).await?;
-        let read = async {
+        // Pinned here: it is large, and would be copied on its way through what awaits it.
+        let read = pin!(async {
             let page = self.page(&place, app, hour..Hour(hour.0.saturating_add(1)), 1).await?;
             Ok::<_, Error>(OneHour { row: page.rows.into_iter().next(), is_known: page.is_known, at: page.at })
-        };
+        });
         let found = match place.is_local {
             true => read.await?,
             false => self.inner.shared_hours.get((app.clone(), hour), read).await?,
