@@ -226,7 +226,7 @@ fn partitions(cluster: &Cluster) -> Arc<dyn query::Partitions> {
 
 #[cfg(feature = "planted-bugs")]
 fn partitions(cluster: &Cluster) -> Arc<dyn query::Partitions> {
-    planted::partitions(ClusterPartitions(cluster.clone()))
+    planted::leaders(ClusterPartitions(cluster.clone()))
 }
 
 fn ingest_settings(config: &Config) -> ingest::Settings {

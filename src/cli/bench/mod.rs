@@ -110,7 +110,7 @@ enum Command {
 const PACED_EVENTS: usize = 10_000;
 
 /// The most events of one request: 16 MiB, the default limit of a body, are 190,000 lines.
-const REQUEST_EVENTS_MAX: u64 = 150_000;
+const REQUEST_EVENTS_MAX: usize = 150_000;
 
 /// Events of one request where only throughput counts: beyond these, 4.5 MB of lines or 1.9 MB of a batch, it gains little.
 fn bulk_events(format: BodyFormat) -> usize {
@@ -121,9 +121,8 @@ fn bulk_events(format: BodyFormat) -> usize {
 }
 
 fn request_events(text: &str) -> Result<usize, String> {
-    let number = count(text)?;
-    let events = usize::try_from(number).ok().filter(|_| (1..=REQUEST_EVENTS_MAX).contains(&number));
-    events.ok_or_else(|| "takes a number from 1 to 150k".into())
+    let events = usize::try_from(count(text)?).ok().filter(|events| (1..=REQUEST_EVENTS_MAX).contains(events));
+    events.ok_or_else(|| format!("takes a number from 1 to {REQUEST_EVENTS_MAX}"))
 }
 
 /// Runs the benchmark that is asked for.

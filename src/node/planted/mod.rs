@@ -4,15 +4,15 @@
 //! Which invariant finds which is in `docs/simulation.md`, and `tests/planted_bugs.rs` holds it.
 
 mod append;
-mod asked;
 mod disk;
+mod leaders;
 mod machine;
 mod partition;
 mod stored;
 
 pub use append::append;
-pub use asked::partitions;
 pub use disk::environment;
+pub use leaders::leaders;
 pub use machine::machine;
 pub use partition::partition;
 pub use stored::stored;

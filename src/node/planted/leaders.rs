@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The way to leaders of this process, with its bug.
-pub fn partitions(partitions: ClusterPartitions) -> Arc<dyn Partitions> {
+pub fn leaders(partitions: ClusterPartitions) -> Arc<dyn Partitions> {
     match has("answers-again") {
         true => Arc::new(AnswersAgain { partitions, last: Mutex::default() }),
         false => Arc::new(partitions),
