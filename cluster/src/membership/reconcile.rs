@@ -35,8 +35,13 @@ pub enum Step {
 ///
 /// `is_alive`: whether a node has been heard of lately. Voters are added once they are caught up and alive; voters are
 /// removed only in the same step that leaves all wanted ones in, so a group never has fewer than it had or should have. A
-/// leader that is not wanted hands over before it goes, so that the group is not without one until an election.
+/// leader that is not wanted hands over before it goes, so that the group is not without one until an election; one that
+/// has no vote any more changes nothing.
 pub fn next_step(own: NodeId, view: &View, wanted: &Wanted, is_alive: impl Fn(NodeId) -> bool) -> Option<Step> {
+    // Who was let go leads on for a moment, until a voter has taken over: that one decides.
+    if !view.voters.iter().any(|set| set.contains(&own)) {
+        return None;
+    }
     if view.voters.len() > 1 {
         return Some(Step::Finish);
     }
@@ -142,6 +147,15 @@ mod tests {
         );
         let alone = view(&[&[1]], &[2], &[(1, 1000), (2, 1000)]);
         assert_eq!(step(&alone, &wanted(&[2])), Some(Step::SetVoters(set(&[2]))));
+    }
+
+    #[test]
+    fn a_leader_that_was_let_go_changes_nothing_any_more() {
+        let gone = view(&[&[2, 3]], &[5], &[(2, 1000), (3, 1000), (5, 1000)]);
+        assert_eq!(step(&gone, &wanted(&[2, 3, 4])), None);
+        assert_eq!(step(&gone, &wanted(&[1, 2, 3])), None);
+        assert_eq!(step(&gone, &wanted(&[2, 3])), None);
+        assert_eq!(step(&view(&[&[2, 3], &[3, 4]], &[], &[]), &wanted(&[3, 4])), None);
     }
 
     #[test]

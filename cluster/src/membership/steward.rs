@@ -17,7 +17,7 @@ use crate::partition::Replica;
 use crate::raft;
 use crate::status::Report;
 use crate::transport::{Lane, Reply, Request, Response};
-use crate::{GroupId, NodeId, PartitionId};
+use crate::{GroupId, LogPosition, NodeId, PartitionId};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,7 +75,7 @@ pub async fn tend(node: Arc<Node>, replica: Replica) {
             let Some(wanted) = wanted(&node.state(), replica.inner.group.id()) else { break };
             let Some(step) = next_step(node.id(), &view, &wanted, |member| node.is_alive(member)) else { break };
             tracing::info!(group = %replica.inner.group.id(), ?step, "changing members");
-            match timeout(STEP_TIMEOUT, take(&replica, &step)).await {
+            match timeout(STEP_TIMEOUT, take(&replica, view.members_at, &step)).await {
                 // Whether the other took over shows at the next look.
                 Ok(Ok(())) if matches!(step, Step::HandOver(_)) => break,
                 Ok(Ok(())) => {}
@@ -89,13 +89,14 @@ pub async fn tend(node: Arc<Node>, replica: Replica) {
     }
 }
 
-async fn take(replica: &Replica, step: &Step) -> io::Result<()> {
+/// Takes a step that was decided when the entry at `seen` named the members.
+async fn take(replica: &Replica, seen: Option<LogPosition>, step: &Step) -> io::Result<()> {
     let group = &replica.inner.group;
     match step {
-        Step::Finish => group.finish_change().await,
-        Step::AddLearner(node) => group.add_learner(*node).await,
-        Step::SetVoters(voters) => group.set_voters(voters).await,
-        Step::RemoveLearner(node) => group.remove_learner(*node).await,
+        Step::Finish => group.finish_change(seen).await,
+        Step::AddLearner(node) => group.add_learner(seen, *node).await,
+        Step::SetVoters(voters) => group.set_voters(seen, voters).await,
+        Step::RemoveLearner(node) => group.remove_learner(seen, *node).await,
         Step::HandOver(node) => group.transfer(*node).await,
     }
 }

@@ -4,13 +4,13 @@ use super::applier::Applier;
 use super::log_store::LogStore;
 use super::network::Network;
 use super::server::Server;
-use super::types::{Answer, Data, Raft, TypeConfig, leadership};
+use super::types::{Answer, Data, Raft, TypeConfig, leadership, log_id};
 use super::view::View;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::log::{GroupLog, Log};
 use crate::transport::{Reply, Request, Transport};
-use crate::{GroupId, NodeId, Offset, StateMachine, Term};
+use crate::{GroupId, LogPosition, NodeId, Offset, StateMachine, Term};
 use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -20,7 +20,7 @@ use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError,
 use openraft::impls::ProgressResponder;
 use openraft::metrics::RaftServerMetrics;
 use openraft::raft::ClientWriteResult;
-use openraft::{ChangeMembers, EmptyNode, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::{ChangeMembers, EmptyNode, Precondition, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
@@ -224,29 +224,38 @@ impl Group {
         }
     }
 
-    /// Adds a member without a vote; returns once that is committed, not once it has caught up.
-    pub async fn add_learner(&self, node: NodeId) -> io::Result<()> {
-        self.raft.add_learner(node.0, EmptyNode::new(), false).await.map_err(other)?;
-        Ok(())
+    /// Adds a member without a vote; returns once that is committed, not once it has caught up. `seen`, here and in the
+    /// other changes: the entry that names the members that the change was decided by ([`View::members_at`]). If it is not
+    /// the newest, nothing is changed.
+    pub async fn add_learner(&self, seen: Option<LogPosition>, node: NodeId) -> io::Result<()> {
+        self.change(seen, ChangeMembers::AddNodes(BTreeMap::from([(node.0, EmptyNode::new())])), true).await
     }
 
     /// Makes exactly these members vote; who voted before and is not among them leaves the group. Also ends a change that
     /// a former leader left half-done.
-    pub async fn set_voters(&self, voters: &BTreeSet<NodeId>) -> io::Result<()> {
-        let voters: BTreeSet<u64> = voters.iter().map(|node| node.0).collect();
-        self.raft.change_membership(ChangeMembers::ReplaceAllVoters(voters), false).await.map_err(other)?;
-        Ok(())
+    pub async fn set_voters(&self, seen: Option<LogPosition>, voters: &BTreeSet<NodeId>) -> io::Result<()> {
+        let voters = voters.iter().map(|node| node.0).collect();
+        self.change(seen, ChangeMembers::ReplaceAllVoters(voters), false).await
     }
 
     /// Ends a change of voters that a former leader left half-done.
-    pub async fn finish_change(&self) -> io::Result<()> {
-        self.raft.change_membership(ChangeMembers::AddVoterIds(BTreeSet::new()), false).await.map_err(other)?;
-        Ok(())
+    pub async fn finish_change(&self, seen: Option<LogPosition>) -> io::Result<()> {
+        self.change(seen, ChangeMembers::AddVoterIds(BTreeSet::new()), false).await
     }
 
     /// Removes a member that has no vote.
-    pub async fn remove_learner(&self, node: NodeId) -> io::Result<()> {
-        self.raft.change_membership(ChangeMembers::RemoveNodes(BTreeSet::from([node.0])), true).await.map_err(other)?;
+    pub async fn remove_learner(&self, seen: Option<LogPosition>, node: NodeId) -> io::Result<()> {
+        self.change(seen, ChangeMembers::RemoveNodes(BTreeSet::from([node.0])), true).await
+    }
+
+    async fn change(
+        &self,
+        seen: Option<LogPosition>,
+        change: ChangeMembers<u64, EmptyNode>,
+        retain: bool,
+    ) -> io::Result<()> {
+        let still = Precondition::LastMembershipLogId { last_membership_log_id: seen.map(log_id) };
+        self.raft.change_membership_if(change, retain, [still]).await.map_err(other)?;
         Ok(())
     }
 
