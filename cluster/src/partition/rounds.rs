@@ -1,12 +1,14 @@
 //! Entries on their way into Raft: those that come while others are under way go together.
 //!
 //! ```text
-//!  appends ──▶ waiting ── a round begins when none is under way, or with its bytes ──▶ Raft: one write, one fsync,
-//!  answers ◀────────────────────────────────────────────────────────────────────────────  one message a member
+//!  appends ──▶ waiting ── a round begins when none is under way and a pause is over, or with its bytes ──▶ Raft: one
+//!  answers ◀──────────────────────────────────────────────────────────── write, one fsync, one message a member
 //! ```
 //!
-//! A round costs all members together as much whether it carries one small entry or a hundred. So small ones never wait
-//! for a clock, only for the round before theirs; large ones are worth a round of their own and follow each other closely.
+//! A round costs all members together as much whether it carries one small entry or a hundred. So small ones wait for the
+//! round before theirs; and where several small ones went together, more are about to come, and the next round waits for
+//! them about as long again as that one took. Behind a lone entry there is no pause. Large entries are worth a round of
+//! their own and follow each other closely.
 
 use super::Inner;
 use crate::raft::{WriteError, Written};
@@ -15,12 +17,17 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::time::{Instant, sleep_until};
 
-/// A round with so many bytes begins although others are under way: what its bytes cost outweighs what a round costs.
+/// A round with so many bytes begins although others are under way, and without a pause: what its bytes cost outweighs what
+/// a round costs.
 const ROUND_BYTES: usize = 8 << 10;
 /// Bytes of a round at most, save for one larger entry: what a log reader gives to replication at once.
 const ROUND_BYTES_MAX: usize = 1 << 20;
+/// The longest pause: a stall is not to be followed by another.
+const PAUSE_MAX: Duration = Duration::from_millis(10);
 /// Rounds under way at most.
 const ROUNDS_MAX: usize = 8;
 /// Entries that are taken over at once.
@@ -39,6 +46,23 @@ pub(super) struct Proposal {
 struct Waiting {
     proposals: VecDeque<Proposal>,
     bytes: usize,
+    /// When the pause after the last round is over, if it had one.
+    resumes_at: Option<Instant>,
+}
+
+/// A round that Raft is done with.
+struct Landed {
+    began: Instant,
+    /// Several small entries went together.
+    is_shared: bool,
+}
+
+impl Landed {
+    /// Of a round that begins now.
+    fn of(round: &[Proposal]) -> Landed {
+        let bytes: usize = round.iter().map(|proposal| proposal.payload.len()).sum();
+        Landed { began: Instant::now(), is_shared: round.len() > 1 && bytes < ROUND_BYTES }
+    }
 }
 
 impl Waiting {
@@ -47,9 +71,19 @@ impl Waiting {
         self.proposals.push_back(proposal);
     }
 
+    fn landed(&mut self, round: &Landed, now: Instant) {
+        self.resumes_at = round.is_shared.then(|| now + (now - round.began).min(PAUSE_MAX));
+    }
+
+    /// When the next round begins, if nothing else comes and none is under way.
+    fn due(&self) -> Option<Instant> {
+        self.resumes_at.filter(|_| !self.proposals.is_empty())
+    }
+
     /// Those that go next, if it is time for another round; without those that nobody waits for any more.
-    fn next_round(&mut self, under_way: usize) -> Option<Vec<Proposal>> {
-        let is_time = under_way == 0 || (self.bytes >= ROUND_BYTES && under_way < ROUNDS_MAX);
+    fn next_round(&mut self, under_way: usize, now: Instant) -> Option<Vec<Proposal>> {
+        let is_over = self.resumes_at.is_none_or(|at| at <= now);
+        let is_time = (under_way == 0 && is_over) || (self.bytes >= ROUND_BYTES && under_way < ROUNDS_MAX);
         if !is_time || self.proposals.is_empty() {
             return None;
         }
@@ -68,30 +102,40 @@ impl Waiting {
 }
 
 /// Begins rounds and sees them through, until nobody can send entries any more.
-pub(super) async fn run(inner: Arc<Inner>, mut arrivals: mpsc::UnboundedReceiver<Proposal>) {
+pub(super) async fn run(inner: Arc<Inner>, arrivals: mpsc::UnboundedReceiver<Proposal>) {
+    take_turns(arrivals, |round| see_through(&inner, round)).await;
+}
+
+async fn take_turns<R: Future<Output = Landed>>(
+    mut arrivals: mpsc::UnboundedReceiver<Proposal>,
+    see_through: impl Fn(Vec<Proposal>) -> R,
+) {
     let mut waiting = Waiting::default();
     let mut rounds = FuturesUnordered::new();
     let mut arrived = Vec::new();
     loop {
-        while let Some(round) = waiting.next_round(rounds.len()) {
+        while let Some(round) = waiting.next_round(rounds.len(), Instant::now()) {
             if !round.is_empty() {
-                rounds.push(see_through(&inner, round));
+                rounds.push(see_through(round));
             }
         }
+        let due = waiting.due().filter(|_| rounds.is_empty());
         tokio::select! {
             biased;
-            Some(()) = rounds.next() => {}
+            Some(round) = rounds.next() => waiting.landed(&round, Instant::now()),
             count = arrivals.recv_many(&mut arrived, TAKEN_MAX) => {
                 if count == 0 {
                     return;
                 }
                 arrived.drain(..).for_each(|proposal| waiting.push(proposal));
             }
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
     }
 }
 
-async fn see_through(inner: &Inner, round: Vec<Proposal>) {
+async fn see_through(inner: &Inner, round: Vec<Proposal>) -> Landed {
+    let landed = Landed::of(&round);
     let payloads = round.iter().map(|proposal| proposal.payload.clone()).collect();
     // A group that stops ends the outcomes before all are there.
     let mut outcomes = inner.group.write_many(payloads).await.fuse();
@@ -101,6 +145,7 @@ async fn see_through(inner: &Inner, round: Vec<Proposal>) {
         // The caller may have given up at its deadline.
         let _ = done.send(outcome);
     }
+    landed
 }
 
 #[cfg(test)]
@@ -129,27 +174,82 @@ mod tests {
     #[test]
     fn small_entries_wait_for_the_round_before_theirs_and_go_together() {
         let (mut waiting, _callers) = waiting(&[10, 20, 30]);
-        assert_eq!(sizes(waiting.next_round(1)), None);
-        assert_eq!(sizes(waiting.next_round(0)), Some(vec![10, 20, 30]));
-        assert_eq!(sizes(waiting.next_round(0)), None, "nothing is left");
+        assert_eq!(sizes(waiting.next_round(1, Instant::now())), None);
+        assert_eq!(sizes(waiting.next_round(0, Instant::now())), Some(vec![10, 20, 30]));
+        assert_eq!(sizes(waiting.next_round(0, Instant::now())), None, "nothing is left");
+    }
+
+    #[test]
+    fn after_several_that_went_together_the_next_wait_as_long_again() {
+        let (mut waiting, _callers) = waiting(&[10, 20]);
+        let began = Instant::now();
+        let ms = |ms| began + Duration::from_millis(ms);
+        assert_eq!(waiting.due(), None);
+        waiting.landed(&Landed { began, is_shared: true }, ms(3));
+        assert_eq!(waiting.due(), Some(ms(6)));
+        assert_eq!(sizes(waiting.next_round(0, ms(5))), None);
+        assert_eq!(sizes(waiting.next_round(0, ms(6))), Some(vec![10, 20]));
+        assert_eq!(waiting.due(), None, "nothing waits");
+    }
+
+    #[test]
+    fn the_pause_has_a_bound_and_neither_lone_nor_large_entries_wait() {
+        let (mut waiting, _callers) = waiting(&[10, ROUND_BYTES]);
+        let began = Instant::now();
+        let late = began + Duration::from_secs(1);
+        waiting.landed(&Landed { began, is_shared: true }, late);
+        assert_eq!(waiting.due(), Some(late + PAUSE_MAX));
+        assert_eq!(sizes(waiting.next_round(0, late)), Some(vec![10, ROUND_BYTES]), "its bytes are worth a round");
+        let (mut waiting, _callers) = self::waiting(&[10]);
+        waiting.landed(&Landed { began, is_shared: false }, late);
+        assert_eq!(sizes(waiting.next_round(0, late)), Some(vec![10]), "it is alone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn many_small_writers_share_rounds_with_pauses_between_them() {
+        let (arrivals, taken) = mpsc::unbounded_channel();
+        let rounds = std::cell::RefCell::new(Vec::new());
+        let start = Instant::now();
+        let turns = take_turns(taken, async |round| {
+            let landed = Landed::of(&round);
+            rounds.borrow_mut().push((start.elapsed().as_millis(), round.len()));
+            sleep_until(landed.began + Duration::from_millis(4)).await;
+            landed
+        });
+        let writes = async {
+            let mut callers = Vec::new();
+            let small = [0, 1, 2, 9, 20, 21, 22, 29].map(|at| (at, 7));
+            for (at, size) in small.into_iter().chain([(30, ROUND_BYTES), (35, 7)]) {
+                sleep_until(start + Duration::from_millis(at)).await;
+                let (mut one, caller) = waiting(&[size]);
+                callers.extend(caller);
+                arrivals.send(one.proposals.remove(0).unwrap()).unwrap();
+            }
+            sleep_until(start + Duration::from_millis(60)).await;
+            drop(arrivals);
+        };
+        tokio::join!(turns, writes);
+        // One alone, two at its end, a pause until 12; again, and a large one, which takes along who waits and has no pause.
+        let expected = [(0, 1), (4, 2), (12, 1), (20, 1), (24, 2), (30, 2), (35, 1)];
+        assert_eq!(*rounds.borrow(), expected);
     }
 
     #[test]
     fn large_entries_do_not_wait_until_too_many_are_under_way() {
         let (mut waiting, _callers) = waiting(&[ROUND_BYTES, ROUND_BYTES_MAX, 3 * ROUND_BYTES_MAX, 7]);
-        assert_eq!(sizes(waiting.next_round(ROUNDS_MAX)), None);
-        assert_eq!(sizes(waiting.next_round(1)), Some(vec![ROUND_BYTES]));
-        assert_eq!(sizes(waiting.next_round(2)), Some(vec![ROUND_BYTES_MAX]));
-        assert_eq!(sizes(waiting.next_round(3)), Some(vec![3 * ROUND_BYTES_MAX]));
-        assert_eq!(sizes(waiting.next_round(1)), None);
-        assert_eq!(sizes(waiting.next_round(0)), Some(vec![7]));
+        assert_eq!(sizes(waiting.next_round(ROUNDS_MAX, Instant::now())), None);
+        assert_eq!(sizes(waiting.next_round(1, Instant::now())), Some(vec![ROUND_BYTES]));
+        assert_eq!(sizes(waiting.next_round(2, Instant::now())), Some(vec![ROUND_BYTES_MAX]));
+        assert_eq!(sizes(waiting.next_round(3, Instant::now())), Some(vec![3 * ROUND_BYTES_MAX]));
+        assert_eq!(sizes(waiting.next_round(1, Instant::now())), None);
+        assert_eq!(sizes(waiting.next_round(0, Instant::now())), Some(vec![7]));
     }
 
     #[test]
     fn entries_that_nobody_waits_for_are_left_out() {
         let (mut waiting, mut callers) = waiting(&[1, 2, 3]);
         callers.remove(1);
-        assert_eq!(sizes(waiting.next_round(0)), Some(vec![1, 3]));
+        assert_eq!(sizes(waiting.next_round(0, Instant::now())), Some(vec![1, 3]));
         assert_eq!(waiting.bytes, 0);
     }
 }
