@@ -50,18 +50,17 @@ struct Waiting {
     resumes_at: Option<Instant>,
 }
 
-/// A round that Raft is done with.
-struct Landed {
+/// What is remembered of a round until it has landed: until Raft is done with it.
+struct Round {
     began: Instant,
     /// Several small entries went together.
     is_shared: bool,
 }
 
-impl Landed {
-    /// Of a round that begins now.
-    fn of(round: &[Proposal]) -> Landed {
-        let bytes: usize = round.iter().map(|proposal| proposal.payload.len()).sum();
-        Landed { began: Instant::now(), is_shared: round.len() > 1 && bytes < ROUND_BYTES }
+impl Round {
+    fn begin(proposals: &[Proposal]) -> Round {
+        let bytes: usize = proposals.iter().map(|proposal| proposal.payload.len()).sum();
+        Round { began: Instant::now(), is_shared: proposals.len() > 1 && bytes < ROUND_BYTES }
     }
 }
 
@@ -71,7 +70,7 @@ impl Waiting {
         self.proposals.push_back(proposal);
     }
 
-    fn landed(&mut self, round: &Landed, now: Instant) {
+    fn landed(&mut self, round: &Round, now: Instant) {
         self.resumes_at = round.is_shared.then(|| now + (now - round.began).min(PAUSE_MAX));
     }
 
@@ -106,7 +105,7 @@ pub(super) async fn run(inner: Arc<Inner>, arrivals: mpsc::UnboundedReceiver<Pro
     take_turns(arrivals, |round| see_through(&inner, round)).await;
 }
 
-async fn take_turns<R: Future<Output = Landed>>(
+async fn take_turns<R: Future<Output = Round>>(
     mut arrivals: mpsc::UnboundedReceiver<Proposal>,
     see_through: impl Fn(Vec<Proposal>) -> R,
 ) {
@@ -134,18 +133,18 @@ async fn take_turns<R: Future<Output = Landed>>(
     }
 }
 
-async fn see_through(inner: &Inner, round: Vec<Proposal>) -> Landed {
-    let landed = Landed::of(&round);
-    let payloads = round.iter().map(|proposal| proposal.payload.clone()).collect();
+async fn see_through(inner: &Inner, proposals: Vec<Proposal>) -> Round {
+    let round = Round::begin(&proposals);
+    let payloads = proposals.iter().map(|proposal| proposal.payload.clone()).collect();
     // A group that stops ends the outcomes before all are there.
     let mut outcomes = inner.group.write_many(payloads).await.fuse();
-    for Proposal { credit, done, .. } in round {
+    for Proposal { credit, done, .. } in proposals {
         let outcome = outcomes.next().await.unwrap_or(Err(WriteError::Stopped));
         drop(credit);
         // The caller may have given up at its deadline.
         let _ = done.send(outcome);
     }
-    landed
+    round
 }
 
 #[cfg(test)]
@@ -185,7 +184,7 @@ mod tests {
         let began = Instant::now();
         let ms = |ms| began + Duration::from_millis(ms);
         assert_eq!(waiting.due(), None);
-        waiting.landed(&Landed { began, is_shared: true }, ms(3));
+        waiting.landed(&Round { began, is_shared: true }, ms(3));
         assert_eq!(waiting.due(), Some(ms(6)));
         assert_eq!(sizes(waiting.next_round(0, ms(5))), None);
         assert_eq!(sizes(waiting.next_round(0, ms(6))), Some(vec![10, 20]));
@@ -197,11 +196,11 @@ mod tests {
         let (mut waiting, _callers) = waiting(&[10, ROUND_BYTES]);
         let began = Instant::now();
         let late = began + Duration::from_secs(1);
-        waiting.landed(&Landed { began, is_shared: true }, late);
+        waiting.landed(&Round { began, is_shared: true }, late);
         assert_eq!(waiting.due(), Some(late + PAUSE_MAX));
         assert_eq!(sizes(waiting.next_round(0, late)), Some(vec![10, ROUND_BYTES]), "its bytes are worth a round");
         let (mut waiting, _callers) = self::waiting(&[10]);
-        waiting.landed(&Landed { began, is_shared: false }, late);
+        waiting.landed(&Round { began, is_shared: false }, late);
         assert_eq!(sizes(waiting.next_round(0, late)), Some(vec![10]), "it is alone");
     }
 
@@ -210,11 +209,11 @@ mod tests {
         let (arrivals, taken) = mpsc::unbounded_channel();
         let rounds = std::cell::RefCell::new(Vec::new());
         let start = Instant::now();
-        let turns = take_turns(taken, async |round| {
-            let landed = Landed::of(&round);
-            rounds.borrow_mut().push((start.elapsed().as_millis(), round.len()));
-            sleep_until(landed.began + Duration::from_millis(4)).await;
-            landed
+        let turns = take_turns(taken, async |proposals| {
+            let round = Round::begin(&proposals);
+            rounds.borrow_mut().push((start.elapsed().as_millis(), proposals.len()));
+            sleep_until(round.began + Duration::from_millis(4)).await;
+            round
         });
         let writes = async {
             let mut callers = Vec::new();
