@@ -387,8 +387,24 @@ async fn a_segment_size_may_change_between_runs() {
     let log = Log::open(&environment, larger).await.unwrap();
     assert_eq!(content(&log).await.unwrap(), expected);
     append(&log.group(GroupId(1)), 3, log.payload_bytes_max()).await.unwrap();
-    for bad in [100, 4097, 1 << 40] {
+    for bad in [100, 1 << 40] {
         let bad = Log::open(&environment, LogConfig { segment_bytes: bad, ..config() }).await;
         assert!(matches!(bad.map(|_| ()), Err(Error::Setting { name: "segment_bytes", .. })));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_segment_is_whole_blocks_whatever_its_setting() {
+    let disk = SimulatedDisk::new(0);
+    let (environment, log) = open(&disk).await.unwrap();
+    log.close().await;
+    environment.tasks.shutdown();
+    let odd = LogConfig { segment_bytes: 2 * SEGMENT_BYTES + 4095, bytes_max: 16 * SEGMENT_BYTES, ..config() };
+    let log = Log::open(&environment, odd).await.unwrap();
+    for _ in 0..8 {
+        append(&log.group(GroupId(1)), 1, log.payload_bytes_max()).await.unwrap();
+    }
+    log.close().await;
+    assert!(disk.files().iter().any(|(_, bytes)| bytes.len() as u64 == 2 * SEGMENT_BYTES));
+    assert!(disk.files().iter().all(|(_, bytes)| bytes.len() % 4096 == 0));
 }

@@ -14,7 +14,7 @@
 //! outgrows its rows they are written to a new file, which then takes the old one's name.
 
 use super::rows::{Row, RowBatch, RowStore, Syncs, Visit, is_full};
-use cluster::environment::{Disk, File};
+use cluster::environment::{Access, Disk, File};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::ops::Bound;
@@ -68,8 +68,11 @@ impl JournalRows {
             disk.remove(&directory.join(NAME_NEW))?;
         }
         let path = directory.join(NAME);
-        let mut file =
-            if names.iter().any(|name| name == NAME) { disk.open(&path)? } else { create(&*disk, directory)? };
+        let mut file = if names.iter().any(|name| name == NAME) {
+            disk.open(&path, Access::Cached)?
+        } else {
+            create(&*disk, directory)?
+        };
         let was_moved_aside = !is_ours(&*file)?;
         if was_moved_aside {
             tracing::error!(file = %path.display(), "the row journal is not readable and was moved aside; its rows are rebuilt");
@@ -211,7 +214,7 @@ impl Journal {
     /// Writes all rows to a new file and lets it take the old one's place; durable on return.
     fn rewrite(&mut self, disk: &dyn Disk, directory: &Path) -> io::Result<()> {
         let path = directory.join(NAME_NEW);
-        let file = disk.create(&path)?;
+        let file = disk.create(&path, Access::Cached)?;
         file.write_at(&mut [IoSlice::new(MAGIC)], 0)?;
         let mut end = MAGIC.len() as u64;
         let mut rows = self.rows.iter().peekable();
@@ -249,7 +252,7 @@ pub fn move_aside(disk: &dyn Disk, directory: &Path, now_ms: u64, reason: &str) 
 }
 
 fn create(disk: &dyn Disk, directory: &Path) -> io::Result<Box<dyn File>> {
-    let file = disk.create(&directory.join(NAME))?;
+    let file = disk.create(&directory.join(NAME), Access::Cached)?;
     write_magic(&*file)?;
     file.sync()?;
     disk.sync_directory(directory)?;

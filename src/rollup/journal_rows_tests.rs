@@ -34,14 +34,14 @@ fn written(disk: &Arc<dyn Disk>) -> Vec<u8> {
         rows.apply(put(key, &[key; 20])).unwrap();
     }
     rows.close().unwrap();
-    let file = disk.open(Path::new("rollups/rows.journal")).unwrap();
+    let file = disk.open(Path::new("rollups/rows.journal"), Access::Cached).unwrap();
     let mut bytes = vec![0; file.len().unwrap() as usize];
     file.read_at(&mut bytes, 0).unwrap();
     bytes
 }
 
 fn replace(disk: &Arc<dyn Disk>, bytes: &[u8]) {
-    let file = disk.open(Path::new("rollups/rows.journal")).unwrap();
+    let file = disk.open(Path::new("rollups/rows.journal"), Access::Cached).unwrap();
     file.set_len(0).unwrap();
     if bytes.is_empty() {
         return;
@@ -113,7 +113,7 @@ fn overwritten_rows_do_not_grow_the_file_without_end() {
         rows.apply(put(1, &vec![round; 100_000])).unwrap();
         rows.flush().unwrap();
     }
-    let bytes = disk.open(Path::new("rollups/rows.journal")).unwrap().len().unwrap();
+    let bytes = disk.open(Path::new("rollups/rows.journal"), Access::Cached).unwrap().len().unwrap();
     assert!(bytes < REWRITE_FILE_BYTES_MIN + 200_000, "{bytes} bytes");
     rows.close().unwrap();
     assert_eq!(open(&disk).get(&[1]).unwrap().unwrap(), vec![59; 100_000]);
@@ -129,7 +129,7 @@ fn golden_journal() {
     batch.remove(b"gone".to_vec());
     rows.apply(batch).unwrap();
     rows.close().unwrap();
-    let file = disk.open(Path::new("rollups/rows.journal")).unwrap();
+    let file = disk.open(Path::new("rollups/rows.journal"), Access::Cached).unwrap();
     let mut bytes = vec![0; file.len().unwrap() as usize];
     file.read_at(&mut bytes, 0).unwrap();
     crate::format::golden::check("rows-journal-v1", &bytes);

@@ -29,7 +29,7 @@ use super::snapshot::Overlay;
 use super::tail::{Acceptance, Kind, Tail};
 use crate::domain::{AppId, Hour, Rollup, SketchConfig};
 use crate::format::{Checkpoint, Tally};
-use cluster::environment::Environment;
+use cluster::environment::{Access, Environment};
 use cluster::{Durable, LogPosition, Offset, PartitionId};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -159,7 +159,10 @@ impl Damage {
         }
         let disk = &self.environment.disk;
         // A marker that exists, or cannot be written, changes nothing: the damage is found again.
-        let _ = disk.create(&self.marker).and_then(|file| file.sync()).and_then(|()| disk.sync_directory("".as_ref()));
+        let _ = disk
+            .create(&self.marker, Access::Cached)
+            .and_then(|file| file.sync())
+            .and_then(|()| disk.sync_directory("".as_ref()));
         self.environment.tasks.fail(error.to_string());
     }
 }

@@ -5,17 +5,32 @@
 //! - a created, renamed or removed name is durable only after [`Disk::sync_directory`] of its directory;
 //! - a failed `sync` may have lost the writes for good: it must never be retried, the process stops.
 
+use super::direct::{DirectFile, Spares};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
+
+/// What [`Access::Direct`] writes in.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Through the page cache of the operating system.
+    Cached,
+    /// Past it where the file system can: for files that are written from front to back and seldom read. A write ends with
+    /// a block: what lies behind it, up to the next multiple of [`BLOCK_BYTES`], becomes zeros. Cheapest for single slices of
+    /// whole blocks that begin at one in memory.
+    Direct,
+}
 
 /// A directory tree of files. Paths are relative to the node's data directory.
 pub trait Disk: Send + Sync + 'static {
     /// Creates a directory and its parents; no error if it exists.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
     /// Opens a file for reading and writing; it must exist.
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>>;
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
     /// Creates a new empty file for reading and writing; it must not exist.
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>>;
+    fn create(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>>;
     /// Names of the files (not directories) in a directory, sorted. A directory that does not exist has none.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
     /// Renames a file, replacing the target.
@@ -37,7 +52,8 @@ pub trait File: Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
     /// Reads exactly `buffer.len()` bytes at `position`; `UnexpectedEof` if the file ends before.
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()>;
-    /// Writes all slices one after the other from `position` on. One writer at a time per file.
+    /// Writes all slices one after the other from `position` on, which lies at most at the end of the file. One writer at
+    /// a time per file.
     fn write_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()>;
     /// Cuts or extends (with zeros) to `length`.
     fn set_len(&self, length: u64) -> io::Result<()>;
@@ -62,6 +78,7 @@ pub struct DiskUsage {
 pub struct SystemDisk {
     root: PathBuf,
     lock: std::sync::Mutex<Option<std::fs::File>>,
+    spares: Spares,
 }
 
 impl SystemDisk {
@@ -69,7 +86,16 @@ impl SystemDisk {
     pub fn new(root: impl Into<PathBuf>) -> io::Result<SystemDisk> {
         let root = root.into();
         std::fs::create_dir_all(&root)?;
-        Ok(SystemDisk { root, lock: std::sync::Mutex::default() })
+        Ok(SystemDisk { root, lock: std::sync::Mutex::default(), spares: Spares::default() })
+    }
+
+    fn open_with(&self, path: &Path, access: Access, options: &mut std::fs::OpenOptions) -> io::Result<Box<dyn File>> {
+        let path = self.root.join(path);
+        let file = options.read(true).write(true).open(&path)?;
+        match access {
+            Access::Cached => Ok(Box::new(file)),
+            Access::Direct => DirectFile::open(file, &path, &self.spares),
+        }
     }
 }
 
@@ -78,14 +104,12 @@ impl Disk for SystemDisk {
         std::fs::create_dir_all(self.root.join(path))
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = std::fs::OpenOptions::new().read(true).write(true).open(self.root.join(path))?;
-        Ok(Box::new(file))
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        self.open_with(path, access, &mut std::fs::OpenOptions::new())
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        let file = std::fs::OpenOptions::new().read(true).write(true).create_new(true).open(self.root.join(path))?;
-        Ok(Box::new(file))
+    fn create(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        self.open_with(path, access, std::fs::OpenOptions::new().create_new(true))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {

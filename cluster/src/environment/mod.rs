@@ -6,13 +6,14 @@
 //! `tokio::time::Instant`, which the simulator controls.
 
 mod clock;
+mod direct;
 mod disk;
 mod entropy;
 mod network;
 mod tasks;
 
 pub use clock::{Clock, SystemClock};
-pub use disk::{Disk, DiskUsage, File, SystemDisk};
+pub use disk::{Access, BLOCK_BYTES, Disk, DiskUsage, File, SystemDisk};
 pub use entropy::{Entropy, SystemEntropy};
 pub use network::{Listener, Network, Stream, TcpNetwork};
 pub use tasks::{TaskRunner, Tasks, ThreadPool, Work};

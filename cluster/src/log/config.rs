@@ -1,8 +1,8 @@
 //! The log's settings.
 
 use super::Error;
-use super::record::ALIGNMENT;
 use super::state::Bounds;
+use crate::environment::BLOCK_BYTES;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use std::time::Duration;
 pub struct LogConfig {
     /// Where the segments lie, relative to the data directory.
     pub directory: PathBuf,
-    /// Size of a segment file, a multiple of 8 from 4096 on. A quarter of it bounds a record, and the state of all groups
+    /// Size of a segment file, from 4096 on; rounded down to a multiple of 4096. A quarter of it bounds a record, and the state of all groups
     /// (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at
     /// most a few times a second, small enough to zero-fill ahead of need within seconds.
     pub segment_bytes: u64,
@@ -57,15 +57,14 @@ const SEGMENTS_MIN: u64 = 4;
 impl LogConfig {
     /// The bounds that these settings mean, if they are sound.
     pub(super) fn check(&self) -> Result<Bounds, Error> {
-        let is_within = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes);
-        if !is_within || !self.segment_bytes.is_multiple_of(ALIGNMENT as u64) {
-            return Err(Error::Setting { name: "segment_bytes", bounds: "a multiple of 8 from 4096 to 1073741824" });
+        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
+            return Err(Error::Setting { name: "segment_bytes", bounds: "4096 to 1073741824" });
         }
         if self.bytes_max < SEGMENTS_MIN * self.segment_bytes {
             return Err(Error::Setting { name: "bytes_max", bounds: "at least four segments" });
         }
         Ok(Bounds {
-            segment_bytes: self.segment_bytes,
+            segment_bytes: self.segment_bytes - self.segment_bytes % BLOCK_BYTES as u64,
             bytes_max: self.bytes_max,
             spares_max: self.spares_max.max(1),
             cache_bytes_max: self.cache_bytes_max,

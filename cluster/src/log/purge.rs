@@ -80,7 +80,7 @@ async fn work(shared: &Arc<Shared>, chore: Chore) -> io::Result<Option<Segment>>
 
 /// The next segment; `None` if the log is closed meanwhile.
 async fn prepare(shared: &Arc<Shared>, generation: u64, salt: u64) -> io::Result<Option<Segment>> {
-    let bytes = shared.config.segment_bytes;
+    let bytes = shared.bounds.segment_bytes;
     let mut begun: Option<Draft> = None;
     loop {
         let step = move |disk: &dyn Disk, directory: &Path| {

@@ -1,7 +1,8 @@
 //! One segment file: made ahead of need, filled from front to back, recycled.
 //!
 //! The file is zero-filled to its full size before its first record, so appending changes no metadata and an fsync is one
-//! write to the disk. Its header is synced before the name appears, so a named segment always has one:
+//! write to the disk. It goes past the page cache (docs/decisions/0007). The header is synced before the name appears, so a
+//! named segment always has one:
 //!
 //! ```text
 //!   at  size  field
@@ -20,7 +21,7 @@
 use super::Error;
 use super::record::{self, Flaw, HEADER_BYTES, Header, u32_at, u64_at};
 use super::state::Queued;
-use crate::environment::{Disk, File};
+use crate::environment::{Access, Disk, File};
 use bytes::Bytes;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,11 @@ const TEMPORARY: &str = "next.tmp";
 /// Zeros are written in pieces of this size, each synced before the next, so that what the log syncs meanwhile waits for
 /// one piece and not for a whole segment.
 const FILL_BYTES: u64 = 1 << 20;
+static ZEROS: Zeros = Zeros([0; FILL_BYTES as usize]);
+
+/// Begins at a block, so that direct writes take it as it is.
+#[repr(align(4096))]
+struct Zeros([u8; FILL_BYTES as usize]);
 
 /// A segment file that has its name and its header.
 pub(super) struct Segment {
@@ -113,7 +119,7 @@ impl Segment {
             let path = path.clone();
             move |source| Error::Io { action, path, source }
         };
-        let file = disk.open(&path).map_err(failed("open log segment"))?;
+        let file = disk.open(&path, Access::Direct).map_err(failed("open log segment"))?;
         file.reread().map_err(failed("read again log segment"))?;
         let length = file.len().map_err(failed("read the size of log segment"))?;
         let mut header = [0; FIRST_RECORD as usize];
@@ -195,7 +201,7 @@ impl Draft {
     /// Begins one, in the place of any that was begun before.
     pub fn begin(disk: &dyn Disk, directory: &Path, bytes: u64) -> io::Result<Draft> {
         remove_temporary(disk, directory)?;
-        Ok(Draft { file: disk.create(&directory.join(TEMPORARY))?, filled: 0, bytes })
+        Ok(Draft { file: disk.create(&directory.join(TEMPORARY), Access::Direct)?, filled: 0, bytes })
     }
 
     /// How much of it is filled with zeros, in bytes.
@@ -224,11 +230,10 @@ impl Draft {
 
 /// Writes zeros and syncs them.
 fn fill(file: &dyn File, range: std::ops::Range<u64>) -> io::Result<()> {
-    let zeros = vec![0; usize::try_from((range.end - range.start).min(FILL_BYTES)).map_err(io::Error::other)?];
     let mut at = range.start;
     while at < range.end {
         let piece = (range.end - at).min(FILL_BYTES);
-        file.write_at(&mut [IoSlice::new(&zeros[..piece as usize])], at)?;
+        file.write_at(&mut [IoSlice::new(&ZEROS.0[..piece as usize])], at)?;
         file.sync()?;
         at += piece;
     }

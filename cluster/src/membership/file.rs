@@ -8,7 +8,7 @@
 //! | 16 | 4 | CRC-32C of version, length and content, little-endian |
 //! | 20 | length | content, postcard |
 
-use crate::environment::{Disk, Environment};
+use crate::environment::{Access, Disk, Environment};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::{self, IoSlice};
@@ -75,7 +75,7 @@ where
 }
 
 fn read_blocking<T: DeserializeOwned>(disk: &dyn Disk, kind: Kind) -> io::Result<Option<T>> {
-    let file = match disk.open(Path::new(kind.path)) {
+    let file = match disk.open(Path::new(kind.path), Access::Cached) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         file => file?,
     };
@@ -106,7 +106,7 @@ fn write_blocking(disk: &dyn Disk, kind: Kind, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let file = disk.create(&temporary)?;
+    let file = disk.create(&temporary, Access::Cached)?;
     file.write_at(&mut [IoSlice::new(bytes)], 0)?;
     file.sync()?;
     drop(file);

@@ -4,7 +4,7 @@
 //! costs nothing but its time. The file needs no sync (a crash ends the transfer), but every chunk's checksum is held in
 //! memory and checked when it is read back.
 
-use crate::environment::{Environment, File};
+use crate::environment::{Access, Environment, File};
 use crate::{GroupId, SnapshotChunks};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,7 +50,7 @@ impl Spool {
     pub async fn create(environment: &Environment, group: GroupId, transfer: u64) -> io::Result<Spool> {
         let path = PathBuf::from(DIRECTORY).join(format!("{group}-{transfer:016x}"));
         let (disk, name) = (environment.disk.clone(), path.clone());
-        let file = environment.tasks.blocking(move || disk.create(&name)).await?;
+        let file = environment.tasks.blocking(move || disk.create(&name, Access::Cached)).await?;
         let file = Some(Arc::from(file));
         Ok(Spool { environment: environment.clone(), path, file, chunks: Vec::new(), bytes: 0, read: 0 })
     }

@@ -4,7 +4,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::environment::{
-    Disk, DiskUsage, Environment, File, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool,
+    Access, Disk, DiskUsage, Environment, File, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool,
 };
 use cluster::{
     AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId,
@@ -229,14 +229,14 @@ impl Disk for Limited {
         self.change()?;
         self.disk.create_directory(path)
     }
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        self.disk.open(path)
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        self.disk.open(path, access)
     }
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn create(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
         self.change()?;
         match self.is_full.load(Ordering::Relaxed) {
             true => Err(io::ErrorKind::StorageFull.into()),
-            false => self.disk.create(path),
+            false => self.disk.create(path, access),
         }
     }
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {

@@ -10,7 +10,7 @@
 use super::disk_faults::{Cut, DiskFault, Wrongs};
 use super::volume::{FileId, Operation, Tear, Volume};
 use crate::trace;
-use cluster::environment::{Disk, DiskUsage, File};
+use cluster::environment::{Access, BLOCK_BYTES, Disk, DiskUsage, File};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use std::io::{self, IoSlice};
@@ -204,8 +204,8 @@ impl SimulatedDisk {
         Err(io::Error::new(io::ErrorKind::BrokenPipe, "the process that opened this disk is dead"))
     }
 
-    fn open_file(&self, file: FileId) -> Box<dyn File> {
-        Box::new(SimulatedFile { disk: self.clone(), file })
+    fn open_file(&self, file: FileId, access: Access) -> Box<dyn File> {
+        Box::new(SimulatedFile { disk: self.clone(), file, access })
     }
 }
 
@@ -237,12 +237,12 @@ impl Disk for SimulatedDisk {
         Ok(())
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
         let file = self.alive()?.volume.file(path).ok_or(io::ErrorKind::NotFound)?;
-        Ok(self.open_file(file))
+        Ok(self.open_file(file, access))
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn create(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
         let mut machine = self.alive()?;
         if machine.volume.file(path).is_some() {
             return Err(io::ErrorKind::AlreadyExists.into());
@@ -252,7 +252,7 @@ impl Disk for SimulatedDisk {
         }
         let file = machine.volume.next_file();
         machine.perform(Operation::Create(path.to_owned(), file));
-        Ok(self.open_file(file))
+        Ok(self.open_file(file, access))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -304,6 +304,7 @@ impl Disk for SimulatedDisk {
 struct SimulatedFile {
     disk: SimulatedDisk,
     file: FileId,
+    access: Access,
 }
 
 impl Drop for SimulatedFile {
@@ -333,6 +334,10 @@ impl File for SimulatedFile {
         let mut machine = self.disk.alive()?;
         let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
         slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+        if self.access == Access::Direct {
+            let end = position as usize + bytes.len();
+            bytes.resize(bytes.len() + end.next_multiple_of(BLOCK_BYTES) - end, 0);
+        }
         machine.check_room(self.file, position + bytes.len() as u64)?;
         let failed = machine.wrongs.write();
         if failed.is_err() {
@@ -391,7 +396,7 @@ mod tests {
         let disk = SimulatedDisk::new(1);
         disk.create_directory(Path::new("d")).unwrap();
         disk.sync_directory(Path::new("")).unwrap();
-        let file = disk.create(Path::new("d/a")).unwrap();
+        let file = disk.create(Path::new("d/a"), Access::Cached).unwrap();
         write(&*file, 0, &[1; 2000]).unwrap();
         file.sync().unwrap();
         disk.sync_directory(Path::new("d")).unwrap();
@@ -417,7 +422,7 @@ mod tests {
     #[test]
     fn unsynced_names_are_undone() {
         let (disk, _file) = disk();
-        disk.create(Path::new("d/b")).unwrap();
+        disk.create(Path::new("d/b"), Access::Cached).unwrap();
         disk.rename(Path::new("d/a"), Path::new("d/c")).unwrap();
         let names = |disk: SimulatedDisk| contents(&disk).into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(names(disk.fork()), ["d/b", "d/c"]);
@@ -431,7 +436,7 @@ mod tests {
     fn a_directory_that_was_not_synced_takes_its_files_with_it() {
         let disk = SimulatedDisk::new(1);
         disk.create_directory(Path::new("d")).unwrap();
-        disk.create(Path::new("d/a")).unwrap().sync().unwrap();
+        disk.create(Path::new("d/a"), Access::Cached).unwrap().sync().unwrap();
         disk.sync_directory(Path::new("d")).unwrap();
         assert_eq!(contents(&disk.crash_with(Tear::Nothing)), []);
     }
@@ -468,7 +473,7 @@ mod tests {
             let (mut disk, _file) = disk();
             let mut states = Vec::new();
             for round in 0..10 {
-                write(&*disk.open(Path::new("d/a")).unwrap(), 0, &[round; 2000]).unwrap();
+                write(&*disk.open(Path::new("d/a"), Access::Cached).unwrap(), 0, &[round; 2000]).unwrap();
                 disk = disk.crash();
                 states.push(contents(&disk));
             }
@@ -506,9 +511,9 @@ mod tests {
         assert_eq!(disk.lock().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         let next = disk.crash_with(Tear::Everything);
         assert!(write(&*file, 0, &[2]).is_err());
-        assert!(disk.open(Path::new("d/a")).is_err());
+        assert!(disk.open(Path::new("d/a"), Access::Cached).is_err());
         next.lock().unwrap();
-        assert!(disk.reopen().open(Path::new("d/a")).is_ok());
+        assert!(disk.reopen().open(Path::new("d/a"), Access::Cached).is_ok());
     }
 
     #[test]
@@ -523,7 +528,7 @@ mod tests {
     fn a_replayed_trace_leads_to_the_same_disk() {
         let disk = SimulatedDisk::new(1);
         disk.record();
-        let file = disk.create(Path::new("a")).unwrap();
+        let file = disk.create(Path::new("a"), Access::Cached).unwrap();
         write(&*file, 3, b"abc").unwrap();
         file.sync().unwrap();
         disk.rename(Path::new("a"), Path::new("b")).unwrap();

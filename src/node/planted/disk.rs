@@ -1,7 +1,7 @@
 //! Bugs at the doors to the outside world.
 
 use super::has;
-use cluster::environment::{Disk, DiskUsage, Entropy, Environment, File, SystemEntropy};
+use cluster::environment::{Access, Disk, DiskUsage, Entropy, Environment, File, SystemEntropy};
 use std::io::{self, IoSlice};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,12 +26,12 @@ impl Disk for CarelessDisk {
         self.0.create_directory(path)
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(CarelessFile::of(self.0.open(path)?, path))
+    fn open(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        Ok(CarelessFile::of(self.0.open(path, access)?, path))
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
-        Ok(CarelessFile::of(self.0.create(path).map_err(fatal)?, path))
+    fn create(&self, path: &Path, access: Access) -> io::Result<Box<dyn File>> {
+        Ok(CarelessFile::of(self.0.create(path, access).map_err(fatal)?, path))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {

@@ -1,6 +1,6 @@
 //! A disk in memory that can be cut off at any operation, and then shows what survived.
 
-use cluster::environment::{Disk, DiskUsage, File};
+use cluster::environment::{Access, Disk, DiskUsage, File};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -113,12 +113,12 @@ impl Disk for MemoryDisk {
         Ok(())
     }
 
-    fn open(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn open(&self, path: &Path, _: Access) -> io::Result<Box<dyn File>> {
         let content = self.state().names.get(path).cloned().ok_or(io::ErrorKind::NotFound)?;
         Ok(Box::new(MemoryFile { disk: self.clone(), content }))
     }
 
-    fn create(&self, path: &Path) -> io::Result<Box<dyn File>> {
+    fn create(&self, path: &Path, _: Access) -> io::Result<Box<dyn File>> {
         let mut state = self.operation()?;
         if state.names.contains_key(path) {
             return Err(io::ErrorKind::AlreadyExists.into());

@@ -4,7 +4,7 @@
 #![no_main]
 
 use bytes::Bytes;
-use cluster::environment::Disk;
+use cluster::environment::{Access, Disk};
 use cluster::log::{GroupState, Log, LogConfig, Record};
 use cluster::{GroupId, LogPosition, NodeId, Offset, Term};
 use fuzz::{block_on, environment, piece};
@@ -65,7 +65,7 @@ fn damaged(mut input: &[u8]) -> SimulatedDisk {
         if let Some(directory) = path.parent() {
             disk.create_directory(directory).expect("a disk with room");
         }
-        let file = disk.create(&path).expect("a disk with room");
+        let file = disk.create(&path, Access::Direct).expect("a disk with room");
         file.write_at(&mut [IoSlice::new(&bytes)], 0).expect("a disk with room");
         file.sync().expect("a disk that works");
     }
