@@ -14,7 +14,7 @@ use super::admission::{Admission, Overloaded, Permit};
 use super::append::{Append, AppendError};
 use super::batcher::{Batcher, Outcome};
 use super::body::{self, Encoding, InflateError, Kind};
-use super::buffers::Buffers;
+use super::buffers::{Buffers, Builders};
 use super::request::{BatchTooLarge, PartitionEvents, Rejections, Request};
 use crate::domain::{EventTime, Identity, ProducerId, Sequence, TimeLimits, Verdict};
 use crate::format::{Part, Token};
@@ -127,6 +127,7 @@ struct Shared {
     metrics: IngestMetrics,
     admission: Admission,
     buffers: Buffers,
+    builders: Builders,
     edge: u128,
     batchers: Mutex<BTreeMap<PartitionId, Batcher>>,
 }
@@ -143,8 +144,8 @@ impl Intake {
         let admission = Admission::new(settings.in_flight_bytes_max, settings.in_flight_requests_max, level);
         let edge = environment.entropy.next_u128();
         let environment = environment.clone();
-        let (batchers, buffers) = Default::default();
-        let shared = Shared { environment, append, settings, metrics, admission, buffers, edge, batchers };
+        let (batchers, buffers, builders) = Default::default();
+        let shared = Shared { environment, append, settings, metrics, admission, buffers, builders, edge, batchers };
         Intake { shared: Arc::new(shared) }
     }
 
@@ -213,7 +214,12 @@ impl Intake {
         slots: Arc<[PartitionId]>,
     ) -> Result<(Request, u64), BatchTooLarge> {
         let is_small = text.bytes.len() <= INLINE_BYTES_MAX;
-        let read = move || Ok((Request::read(&text.bytes, text.kind, limits, &slots)?, xxh3_64(&text.bytes)));
+        let shared = Arc::clone(&self.shared);
+        let read = move || {
+            let Text { kind, bytes } = text;
+            let request = shared.builders.with(|builder| Request::read_with(builder, &bytes, kind, limits, &slots))?;
+            Ok((request, xxh3_64(&bytes)))
+        };
         if is_small { read() } else { self.shared.environment.tasks.blocking(read).await }
     }
 

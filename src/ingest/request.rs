@@ -63,10 +63,21 @@ impl Request {
     /// long names that are all different can exceed a batch if one partition gets all of them. It is refused here, where
     /// the client can still be told.
     pub fn read(body: &[u8], kind: Kind, limits: TimeLimits, slots: &[PartitionId]) -> Result<Request, BatchTooLarge> {
+        Request::read_with(&mut BatchBuilder::default(), body, kind, limits, slots)
+    }
+
+    /// [`Request::read`] with the memory of an empty builder, which is empty again on return.
+    pub fn read_with(
+        builder: &mut BatchBuilder,
+        body: &[u8],
+        kind: Kind,
+        limits: TimeLimits,
+        slots: &[PartitionId],
+    ) -> Result<Request, BatchTooLarge> {
         let partition_of = |app_id: &str| slots[usize::from(slot_of(app_id))].0;
         let (batches, rejections) = match kind {
-            Kind::Lines => read_text(body, Text::Lines, limits, partition_of),
-            Kind::Json => read_text(body, Text::Json, limits, partition_of),
+            Kind::Lines => read_text(builder, body, Text::Lines, limits, partition_of),
+            Kind::Json => read_text(builder, body, Text::Json, limits, partition_of),
             Kind::Batch if body.len() > BATCH_BYTES_MAX => return Err(BatchTooLarge { bytes: body.len() }),
             Kind::Batch => read_batch(body, limits, partition_of),
         };
@@ -91,11 +102,20 @@ fn refused(reason: Reason) -> (Batches, Rejections) {
     (Vec::new(), rejections)
 }
 
-fn read_text(body: &[u8], text: Text, limits: TimeLimits, partition_of: impl Fn(&str) -> u16) -> (Batches, Rejections) {
-    let (mut reading, mut parser) = (Reading::default(), Parser::new(limits));
+fn read_text(
+    builder: &mut BatchBuilder,
+    body: &[u8],
+    text: Text,
+    limits: TimeLimits,
+    partition_of: impl Fn(&str) -> u16,
+) -> (Batches, Rejections) {
+    let (mut reading, mut parser) = (Reading { builder, rejections: Rejections::default() }, Parser::new(limits));
     match body::read(body, text, &mut parser, &mut reading) {
         Ok(()) => (reading.builder.finish_by(partition_of), reading.rejections),
-        Err(reason) => refused(reason),
+        Err(reason) => {
+            reading.builder.clear();
+            refused(reason)
+        }
     }
 }
 
@@ -115,13 +135,12 @@ fn read_batch(body: &[u8], limits: TimeLimits, partition_of: impl Fn(&str) -> u1
 }
 
 /// What has been read of a body so far.
-#[derive(Default)]
-struct Reading {
-    builder: BatchBuilder,
+struct Reading<'b> {
+    builder: &'b mut BatchBuilder,
     rejections: Rejections,
 }
 
-impl<'a> Take<'a> for &mut Reading {
+impl<'a> Take<'a> for &mut Reading<'_> {
     #[inline]
     fn take_known(&mut self, app_id: &[u8], time: EventTime, response_time: ResponseTime) -> bool {
         self.builder.add_known(app_id, time, response_time)
@@ -241,6 +260,20 @@ mod tests {
         let request = read(&body, Kind::Json, 4).unwrap();
         assert_eq!(request.partitions, BTreeMap::new());
         assert_eq!(request.rejections.listed, [(1, Reason::InvalidJson)]);
+    }
+
+    #[test]
+    fn a_builder_carries_nothing_over() {
+        let (mut builder, limits, slots) = (BatchBuilder::default(), TimeLimits::NONE, slots(4));
+        let long: Vec<String> = (0..300).map(|i| line(&format!("long-{i}"), i, i)).collect();
+        let (long, flawed) = (long.join("\n"), format!("[{},", line("a", 0, 1)));
+        let short = format!("{}\n{}", line("a", 7, 1), line("long-3", 8, 2));
+        for (body, kind) in [(&long, Kind::Lines), (&short, Kind::Lines), (&flawed, Kind::Json), (&short, Kind::Lines)]
+        {
+            let again = Request::read_with(&mut builder, body.as_bytes(), kind, limits, &slots);
+            assert_eq!(again, Request::read(body.as_bytes(), kind, limits, &slots));
+            assert!(builder.is_empty());
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use cluster::environment::{Entropy as _, SystemEntropy, Tasks, ThreadPool};
 use futures::future::join_all;
 use hourmark::aggregate::{Acceptance, Watermark, WindowTable};
 use hourmark::domain::{MS_PER_HOUR, SLOTS, SketchConfig, TimeLimits};
-use hourmark::format::{Entry, EventsEntry, Part};
+use hourmark::format::{BatchBuilder, Entry, EventsEntry, Part};
 use hourmark::ingest::{Kind, PartitionEvents, Request};
 use serde::Serialize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -144,12 +144,13 @@ impl Mill {
 
     /// Takes body after body until none is left. Several threads may do so.
     fn grind(&self) -> Outcome {
+        let mut builder = BatchBuilder::default();
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(body) = self.load.bodies.get(index) else { return Ok(()) };
             let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, format!("body {index}: {error}"));
-            let request =
-                Request::read(&body.bytes, self.kind, TimeLimits::NONE, &self.slots).map_err(|error| failed(&error))?;
+            let request = Request::read_with(&mut builder, &body.bytes, self.kind, TimeLimits::NONE, &self.slots)
+                .map_err(|error| failed(&error))?;
             let mut parts: Vec<_> = request.partitions.into_iter().collect();
             // Threads begin at different partitions, so that they rarely wait for each other.
             let begin = index % parts.len().max(1);

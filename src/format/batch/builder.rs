@@ -14,6 +14,8 @@ pub struct BatchBuilder {
     counts: Vec<u32>,
     /// In order of arrival.
     events: Vec<Event>,
+    /// Where events are grouped; what it holds is of no meaning between two batches.
+    grouped: Vec<Grouped>,
 }
 
 /// An event, by the number of its app.
@@ -54,6 +56,14 @@ impl BatchBuilder {
         self.events.is_empty()
     }
 
+    /// Bytes of memory that it holds on to, empty or not.
+    pub fn memory_bytes(&self) -> usize {
+        self.names.memory_bytes()
+            + self.counts.capacity() * size_of::<u32>()
+            + self.events.capacity() * size_of::<Event>()
+            + self.grouped.capacity() * size_of::<Grouped>()
+    }
+
     /// Encodes all events and leaves the builder empty.
     pub fn finish(&mut self) -> Bytes {
         let mut batches = self.finish_by(|_| 0);
@@ -67,8 +77,8 @@ impl BatchBuilder {
         let share = |app| share_of(std::str::from_utf8(self.names.name(app)).expect("only texts are taken in"));
         let mut order: Vec<(u16, u32)> = apps.map(|app| (share(app), app)).collect();
         order.sort_unstable();
-        let grouped = self.grouped(&order);
-        let mut rest = &grouped[..];
+        self.group(&order);
+        let mut rest = &self.grouped[..self.events.len()];
         let mut batches = Vec::new();
         for apps in order.chunk_by(|one, other| one.0 == other.0) {
             let directory: Vec<(&[u8], u32)> =
@@ -78,10 +88,15 @@ impl BatchBuilder {
             rest = others;
             batches.push((apps[0].0, count, encode(&directory, events, self.names.total_bytes())));
         }
+        self.clear();
+        batches
+    }
+
+    /// Forgets all events, but keeps the memory.
+    pub fn clear(&mut self) {
         self.names.clear();
         self.counts.clear();
         self.events.clear();
-        batches
     }
 
     #[inline]
@@ -93,21 +108,22 @@ impl BatchBuilder {
         self.events.push(Event { app, time, value });
     }
 
-    /// The events app by app in this order (a counting sort: stable, one pass).
-    fn grouped(&self, order: &[(u16, u32)]) -> Vec<Grouped> {
+    /// Groups the events app by app in this order (a counting sort: stable, one pass).
+    fn group(&mut self, order: &[(u16, u32)]) {
         let mut starts = vec![0u32; self.counts.len()];
         let mut start = 0;
         for (_, app) in order {
             starts[*app as usize] = start;
             start += self.counts[*app as usize];
         }
-        let mut grouped = vec![(EventTime(0), ResponseTime(0)); self.events.len()];
+        if self.grouped.len() < self.events.len() {
+            self.grouped.resize(self.events.len(), (EventTime(0), ResponseTime(0)));
+        }
         for Event { app, time, value } in &self.events {
             let place = &mut starts[*app as usize];
-            grouped[*place as usize] = (*time, *value);
+            self.grouped[*place as usize] = (*time, *value);
             *place += 1;
         }
-        grouped
     }
 }
 

@@ -30,6 +30,11 @@ impl Names {
         self.bytes.len()
     }
 
+    /// Bytes of memory that they hold on to.
+    pub fn memory_bytes(&self) -> usize {
+        self.index.allocation_size() + self.names.capacity() * size_of::<Name>() + self.bytes.capacity()
+    }
+
     /// The name with this number.
     pub fn name(&self, number: u32) -> &[u8] {
         let Name { start, length, .. } = self.names[number as usize];
