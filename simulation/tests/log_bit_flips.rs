@@ -13,7 +13,7 @@ use support::{Models, content, open, position};
 
 /// A closed log of two segments and a spare with a record of every kind in it.
 async fn closed_log() -> (SimulatedDisk, Models) {
-    let disk = SimulatedDisk::new(0);
+    let disk = SimulatedDisk::new(1);
     let (environment, log) = open(&disk).await.unwrap();
     for round in 0..3_u64 {
         for id in 0..2_u16 {
@@ -67,7 +67,7 @@ async fn every_flipped_bit_is_noticed_or_harmless() {
 
 #[tokio::test(start_paused = true)]
 async fn damage_to_the_last_write_is_noticed_once_the_log_was_idle_for_a_moment() {
-    let disk = SimulatedDisk::new(0);
+    let disk = SimulatedDisk::new(1);
     let (_environment, log) = open(&disk).await.unwrap();
     let record = Record { position: position(1, 0), kind: 1, payload: Bytes::from_static(b"the last write") };
     log.group(GroupId(1)).append(vec![record], Box::new(|done| done.unwrap())).await.unwrap();

@@ -4,7 +4,7 @@ use super::cores;
 use super::failure::{Exit, Failure, Outcome};
 use super::signals::Signals;
 use clap::{Arg, ArgAction, ArgMatches};
-use cluster::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+use cluster::environment::{self, Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
 use hourmark::config::{Config, Flags, SETTINGS, Setting};
 use hourmark::rollup::Engine;
 use hourmark::{node, telemetry};
@@ -99,6 +99,7 @@ pub fn run(arguments: &Arguments) -> Outcome {
     telemetry::start(&config.log_filter).map_err(|error| {
         Failure::new(Exit::Usage, format!("log_filter: {error}; write it like warn or info,cluster=debug"))
     })?;
+    environment::allow_many_open_files();
     let threads = match config.threads {
         0 => cores().max(2),
         threads => usize::from(threads),

@@ -13,13 +13,13 @@ use std::fs;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The most that one direct write holds. More than this in one piece is hardly cheaper.
-const WRITE_BYTES_MAX: usize = 1 << 20;
+/// The most that one direct write holds: more than most syncs of a log have to write.
+const WRITE_BYTES_MAX: usize = 4 << 20;
 
-/// Memory for direct writes that no file uses just now. Files of one disk share it, because few are written at a time.
+/// Memory for direct writes that no file uses just now. Files of one disk share it, because few are written at a time; it
+/// has a piece for each of those.
 pub(super) type Spares = Arc<Mutex<Vec<Memory>>>;
 
 /// [`WRITE_BYTES_MAX`] bytes that begin at a block.
@@ -36,20 +36,30 @@ pub(super) struct DirectFile {
     cached: fs::File,
     /// The same file, past it.
     direct: fs::File,
-    /// The system took the file, but not the write: this file system wants larger blocks, say. Cached writes are right
-    /// everywhere.
-    is_refused: AtomicBool,
-    tail: Mutex<Tail>,
+    writer: Mutex<Writer>,
     spares: Spares,
 }
 
-/// What the block in which the last write ended holds up to there.
+/// How a file is written.
 #[derive(Default)]
-struct Tail {
-    /// Where the block begins.
-    position: u64,
-    /// Empty if the last write ended with a block.
-    bytes: Vec<u8>,
+struct Writer {
+    route: Route,
+    /// Where the block begins in which the last write ended.
+    tail_position: u64,
+    /// What that block holds up to there; empty if the write ended with a block, and before the first one.
+    tail: Vec<u8>,
+}
+
+/// Which way writes go.
+#[derive(Default, PartialEq, Eq)]
+enum Route {
+    /// Nothing was written yet.
+    #[default]
+    Untried,
+    /// Past the page cache.
+    Direct,
+    /// Through it: this file system takes the file, but no writes of such blocks. It may want larger ones.
+    Cached,
 }
 
 impl Memory {
@@ -65,27 +75,38 @@ impl Memory {
 }
 
 impl DirectFile {
-    /// Opens a file, which is open through the page cache, for direct writes, too; gives it back where that cannot be.
+    /// Opens a file, which is open through the page cache, a second time; gives it back as it is if it is not of whole
+    /// blocks, or the file system has no direct writes.
     pub fn open(cached: fs::File, path: &Path, spares: &Spares) -> io::Result<Box<dyn File>> {
         if !cached.metadata()?.len().is_multiple_of(BLOCK_BYTES as u64) {
             return Ok(Box::new(cached));
         }
-        let Some(direct) = open_direct(path)? else { return Ok(Box::new(cached)) };
-        let (is_refused, tail, spares) = (AtomicBool::new(false), Mutex::default(), Arc::clone(spares));
-        Ok(Box::new(DirectFile { cached, direct, is_refused, tail, spares }))
+        match open_direct(path) {
+            Ok(direct) => {
+                Ok(Box::new(DirectFile { cached, direct, writer: Mutex::default(), spares: Arc::clone(spares) }))
+            }
+            Err(error) if is_refusal(&error) => Ok(Box::new(cached)),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Gathers slices block by block and writes them; says in `tail` how far the last block is filled.
-    fn gather(&self, memory: &mut Memory, tail: &mut Tail, slices: &[IoSlice<'_>], position: u64) -> io::Result<()> {
+    /// Gathers slices block by block and writes them; the writer then knows how far the last block is filled.
+    fn gather(
+        &self,
+        memory: &mut Memory,
+        writer: &mut Writer,
+        slices: &[IoSlice<'_>],
+        position: u64,
+    ) -> io::Result<()> {
         let blocks = memory.blocks();
         let mut filled = (position % BLOCK_BYTES as u64) as usize;
         let mut at = position - filled as u64;
-        match tail.bytes.get(..filled) {
-            Some(known) if tail.position == at => blocks[..filled].copy_from_slice(known),
+        match writer.tail.get(..filled) {
+            Some(known) if writer.tail_position == at => blocks[..filled].copy_from_slice(known),
             _ => self.cached.read_exact_at(&mut blocks[..filled], at)?,
         }
         // Until all is written, what the block holds is not known.
-        tail.bytes.clear();
+        writer.tail.clear();
         for mut slice in slices.iter().map(|slice| &slice[..]) {
             while !slice.is_empty() {
                 let (now, later) = slice.split_at(slice.len().min(blocks.len() - filled));
@@ -93,7 +114,7 @@ impl DirectFile {
                 filled += now.len();
                 slice = later;
                 if filled == blocks.len() {
-                    self.write_blocks(blocks, at)?;
+                    self.write_blocks(&mut writer.route, blocks, at)?;
                     at += filled as u64;
                     filled = 0;
                 }
@@ -102,27 +123,30 @@ impl DirectFile {
         let end = filled.next_multiple_of(BLOCK_BYTES);
         if end > 0 {
             blocks[filled..end].fill(0);
-            self.write_blocks(&blocks[..end], at)?;
+            self.write_blocks(&mut writer.route, &blocks[..end], at)?;
         }
         let last = filled - filled % BLOCK_BYTES;
-        tail.position = at + last as u64;
-        tail.bytes.extend_from_slice(&blocks[last..filled]);
+        writer.tail_position = at + last as u64;
+        writer.tail.extend_from_slice(&blocks[last..filled]);
         Ok(())
     }
 
-    fn write_blocks(&self, blocks: &[u8], position: u64) -> io::Result<()> {
-        if !self.is_refused.load(Ordering::Relaxed) {
-            match self.direct.write_all_at(blocks, position) {
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    tracing::info!(
-                        "this file system takes no direct writes of {BLOCK_BYTES} bytes; the page cache is used"
-                    );
-                    self.is_refused.store(true, Ordering::Relaxed);
-                }
-                written => return written,
+    /// Writes whole blocks. The first write of a file decides which way all of them go: an error of a later one is an error.
+    fn write_blocks(&self, route: &mut Route, blocks: &[u8], position: u64) -> io::Result<()> {
+        let written = match route {
+            Route::Untried | Route::Direct => self.direct.write_all_at(blocks, position),
+            Route::Cached => return self.cached.write_all_at(blocks, position),
+        };
+        match written {
+            Err(error) if *route == Route::Untried && is_refusal(&error) => {
+                *route = Route::Cached;
+                self.cached.write_all_at(blocks, position)
+            }
+            written => {
+                *route = Route::Direct;
+                written
             }
         }
-        self.cached.write_all_at(blocks, position)
     }
 }
 
@@ -136,22 +160,25 @@ impl File for DirectFile {
     }
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], position: u64) -> io::Result<()> {
-        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if slices.iter().all(|slice| slice.is_empty()) {
+            return Ok(());
+        }
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         if let [slice] = slices
             && is_whole_blocks(slice, position)
         {
-            tail.bytes.clear();
-            return self.write_blocks(slice, position);
+            writer.tail.clear();
+            return self.write_blocks(&mut writer.route, slice, position);
         }
         let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut memory = spare.unwrap_or_else(Memory::new);
-        let written = self.gather(&mut memory, &mut tail, slices, position);
+        let written = self.gather(&mut memory, &mut writer, slices, position);
         self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
         written
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.tail.lock().unwrap_or_else(PoisonError::into_inner).bytes.clear();
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner).tail.clear();
         self.cached.set_len(length)
     }
 
@@ -171,26 +198,28 @@ fn is_whole_blocks(slice: &[u8], position: u64) -> bool {
         && position.is_multiple_of(BLOCK_BYTES as u64)
 }
 
-/// `None` where the file system has no direct writes.
+/// Whether an error says that there are no direct writes here.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported)
+}
+
 #[cfg(target_os = "linux")]
-fn open_direct(path: &Path) -> io::Result<Option<fs::File>> {
+fn open_direct(path: &Path) -> io::Result<fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-    match fs::OpenOptions::new().write(true).custom_flags(flags).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(None),
-        opened => opened.map(Some),
-    }
+    fs::OpenOptions::new().write(true).custom_flags(flags).open(path)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn open_direct(_: &Path) -> io::Result<Option<fs::File>> {
-    Ok(None)
+fn open_direct(_: &Path) -> io::Result<fs::File> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{Access, Disk, SystemDisk};
     use super::*;
+    use proptest::prelude::*;
 
     #[repr(align(4096))]
     struct Blocks([u8; 4 * BLOCK_BYTES]);
@@ -212,14 +241,15 @@ mod tests {
 
     #[test]
     fn writes_that_follow_each_other_keep_what_lies_before_them() {
-        let (_root, disk, file) = disk(800);
+        let (_root, disk, file) = disk(5000);
         let mut expected = Vec::new();
-        let sizes = [64, 1, 4031, 4096, 5000, 100, 3000, 2_100_000, 7, 1_040_000, 8];
+        let whole = WRITE_BYTES_MAX;
+        let sizes = [64, 1, 4031, 4096, 5000, 100, 3000, 2 * whole + 5, 7, whole - 8, 8, 1, whole + 4095];
         for (number, size) in sizes.into_iter().enumerate() {
             let bytes = vec![number as u8 + 2; size];
             let (one, two) = bytes.split_at(size / 3);
-            file.write_at(&mut [IoSlice::new(one), IoSlice::new(&[]), IoSlice::new(two)], expected.len() as u64)
-                .unwrap();
+            let mut slices = [IoSlice::new(one), IoSlice::new(&[]), IoSlice::new(two)];
+            file.write_at(&mut slices, expected.len() as u64).unwrap();
             expected.extend(bytes);
             assert!(content(&*file, expected.len()) == expected, "after write {number}");
         }
@@ -228,17 +258,42 @@ mod tests {
         again.write_at(&mut [IoSlice::new(b"more")], expected.len() as u64).unwrap();
         expected.extend(b"more");
         assert!(content(&*again, expected.len()) == expected, "after opening it again");
-        assert_eq!(again.len().unwrap(), 800 * BLOCK_BYTES as u64);
+        assert_eq!(again.len().unwrap(), 5000 * BLOCK_BYTES as u64);
     }
 
     #[test]
-    fn a_write_before_the_last_one_finds_what_the_file_holds() {
-        let (_root, _disk, file) = disk(4);
-        file.write_at(&mut [IoSlice::new(&[2; 5000])], 0).unwrap();
-        file.write_at(&mut [IoSlice::new(&[3; 10])], 100).unwrap();
-        file.write_at(&mut [IoSlice::new(&[4; 10])], 5000).unwrap();
-        let expected = [vec![2; 100], vec![3; 10], vec![0; 4096 - 110], vec![2; 904], vec![4; 10]].concat();
-        assert!(content(&*file, 5010) == expected);
+    fn a_write_may_end_with_the_last_byte_of_its_memory() {
+        let (_root, _disk, file) = disk(2 * WRITE_BYTES_MAX / BLOCK_BYTES);
+        file.write_at(&mut [IoSlice::new(&[2; 10])], 0).unwrap();
+        file.write_at(&mut [IoSlice::new(&vec![3; WRITE_BYTES_MAX - 10])], 10).unwrap();
+        file.write_at(&mut [IoSlice::new(&[4; 10])], WRITE_BYTES_MAX as u64).unwrap();
+        let expected = [vec![2; 10], vec![3; WRITE_BYTES_MAX - 10], vec![4; 10]].concat();
+        assert!(content(&*file, WRITE_BYTES_MAX + 10) == expected);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn a_write_leaves_what_is_before_it_and_behind_its_last_block(
+            writes in prop::collection::vec((0u64..30_000, 0usize..9000, any::<bool>()), 1..12),
+        ) {
+            let (_root, _disk, file) = disk(10);
+            let mut expected = content(&*file, 10 * BLOCK_BYTES);
+            let mut end = 0;
+            for (number, (position, size, is_next)) in writes.into_iter().enumerate() {
+                let start = if is_next { end } else { position as usize };
+                let bytes = vec![number as u8 + 2; size.min(10 * BLOCK_BYTES - start)];
+                let (one, two) = bytes.split_at(bytes.len() / 2);
+                file.write_at(&mut [IoSlice::new(one), IoSlice::new(two)], start as u64).unwrap();
+                end = start + bytes.len();
+                expected[start..end].copy_from_slice(&bytes);
+                let now = content(&*file, 10 * BLOCK_BYTES);
+                prop_assert!(now[..end] == expected[..end]);
+                let block_end = if bytes.is_empty() { end } else { end.next_multiple_of(BLOCK_BYTES) };
+                prop_assert!(now[block_end..] == expected[block_end..]);
+                expected = now;
+            }
+        }
     }
 
     #[test]
@@ -251,16 +306,32 @@ mod tests {
         assert!(content(&*file, 4 * BLOCK_BYTES)[2 * BLOCK_BYTES..].iter().all(|byte| *byte == 1));
     }
 
+    /// A direct write of memory that does not begin at a block is refused.
     #[test]
-    fn a_file_system_that_refuses_direct_writes_takes_cached_ones() {
+    fn only_the_first_write_may_turn_to_the_page_cache() {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("a");
         let cached = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
-        let (tail, spares) = (Mutex::default(), Spares::default());
-        let direct = cached.try_clone().unwrap();
-        let file = DirectFile { cached, direct, is_refused: AtomicBool::new(true), tail, spares };
-        file.write_at(&mut [IoSlice::new(&[2; 10])], 0).unwrap();
-        file.write_at(&mut [IoSlice::new(&[3; 10])], 10).unwrap();
-        assert_eq!(content(&file, 20), [[2; 10], [3; 10]].concat());
+        let direct = open_direct(&path).unwrap();
+        let file = DirectFile { cached, direct, writer: Mutex::default(), spares: Spares::default() };
+        let blocks = Blocks([2; 4 * BLOCK_BYTES]);
+        let (askew, straight) = (&blocks.0[8..][..BLOCK_BYTES], &blocks.0[..BLOCK_BYTES]);
+        let mut route = Route::Untried;
+        file.write_blocks(&mut route, askew, 0).unwrap();
+        file.write_blocks(&mut route, straight, BLOCK_BYTES as u64).unwrap();
+        assert!(content(&file, 2 * BLOCK_BYTES).iter().all(|byte| *byte == 2));
+        let takes_askew = file.direct.write_all_at(askew, 0).is_ok();
+        let tried = file.write_blocks(&mut Route::Direct, askew, 0);
+        assert_eq!(tried.is_ok(), takes_askew, "a later error is an error");
+    }
+
+    #[test]
+    fn a_file_of_an_odd_length_keeps_it() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a"), [1; 5000]).unwrap();
+        let file = SystemDisk::new(root.path()).unwrap().open(Path::new("a"), Access::Direct).unwrap();
+        file.write_at(&mut [IoSlice::new(&[2; 8])], 4990).unwrap();
+        let end = [1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 1, 1];
+        assert_eq!((file.len().unwrap(), &content(&*file, 5000)[4988..]), (5000, &end[..]));
     }
 }

@@ -17,9 +17,9 @@ pub const BLOCK_BYTES: usize = 4096;
 pub enum Access {
     /// Through the page cache of the operating system.
     Cached,
-    /// Past it where the file system can: for files that are written from front to back and seldom read. A write ends with
-    /// a block: what lies behind it, up to the next multiple of [`BLOCK_BYTES`], becomes zeros. Cheapest for single slices of
-    /// whole blocks that begin at one in memory.
+    /// Past it where the file system can: for files that are written from front to back and seldom read. What lies behind a
+    /// write, up to the next multiple of [`BLOCK_BYTES`], may become zeros, also behind the end of a file that grows.
+    /// Cheapest for single slices of whole blocks that begin at one in memory.
     Direct,
 }
 
@@ -155,6 +155,16 @@ impl Disk for SystemDisk {
     }
 }
 
+/// Lets this process have as many files open as the system allows it at most: a log has two descriptors for each of its
+/// segments, and the usual limit is 1,024. Where that cannot be, the usual limit stays.
+pub fn allow_many_open_files() {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Nofile, raised) {
+        tracing::debug!(%error, "the limit of open files stays what it is");
+    }
+}
+
 /// Allocated bytes of all files under a directory; what vanishes meanwhile counts nothing.
 fn directory_bytes(directory: &Path) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
@@ -212,5 +222,17 @@ impl File for std::fs::File {
     #[cfg(not(target_os = "linux"))]
     fn reread(&self) -> io::Result<()> {
         self.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_may_open_what_the_system_allows() {
+        allow_many_open_files();
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }

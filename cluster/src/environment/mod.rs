@@ -13,7 +13,7 @@ mod network;
 mod tasks;
 
 pub use clock::{Clock, SystemClock};
-pub use disk::{Access, BLOCK_BYTES, Disk, DiskUsage, File, SystemDisk};
+pub use disk::{Access, BLOCK_BYTES, Disk, DiskUsage, File, SystemDisk, allow_many_open_files};
 pub use entropy::{Entropy, SystemEntropy};
 pub use network::{Listener, Network, Stream, TcpNetwork};
 pub use tasks::{TaskRunner, Tasks, ThreadPool, Work};

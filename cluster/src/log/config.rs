@@ -11,9 +11,9 @@ use std::time::Duration;
 pub struct LogConfig {
     /// Where the segments lie, relative to the data directory.
     pub directory: PathBuf,
-    /// Size of a segment file, from 4096 on; rounded down to a multiple of 4096. A quarter of it bounds a record, and the state of all groups
-    /// (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at
-    /// most a few times a second, small enough to zero-fill ahead of need within seconds.
+    /// Size of a segment file, from 4096 on; rounded down to a multiple of 4096. A quarter of it bounds a record, and the
+    /// state of all groups (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at most a few times
+    /// a second, small enough to zero-fill ahead of need within seconds.
     pub segment_bytes: u64,
     /// Bytes of segments in use beyond which old entries should go, at least four segments. Default 1 GiB: old entries are
     /// then made unneeded half of that at a time, which at full load happens every few minutes.

@@ -301,6 +301,20 @@ mod tests {
         assert_eq!(Segment::open(&disk, directory, 2).unwrap().salt, 12);
     }
 
+    /// Sizes were any multiple of 8 once.
+    #[test]
+    fn a_segment_that_is_not_of_whole_blocks_keeps_its_size() {
+        let root = tempfile::tempdir().unwrap();
+        let disk = SystemDisk::new(root.path()).unwrap();
+        let path = root.path().join("000000000003.log");
+        std::fs::write(&path, encode_header(3, 7, 30_008)).unwrap();
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(30_008).unwrap();
+        let segment = Segment::open(&disk, Path::new(""), 3).unwrap();
+        segment.clear(20_000..30_008).unwrap();
+        segment.clear(29_000..29_001).unwrap();
+        assert_eq!(Segment::open(&disk, Path::new(""), 3).unwrap().bytes, 30_008);
+    }
+
     #[test]
     fn names_are_strict() {
         assert_eq!(generation_of("000000000012.log"), Some(12));

@@ -34,14 +34,17 @@ struct Machine {
     process: u64,
     locked_by: Option<u64>,
     capacity_bytes: Option<u64>,
+    /// Whether direct writes end with a block of zeros. Where they do not, what lies behind them stays.
+    has_direct_writes: bool,
     wrongs: Wrongs,
     trace: Option<Vec<Operation>>,
 }
 
 impl SimulatedDisk {
-    /// An empty disk without a bound. `seed` decides what power cuts leave of unsynced operations.
+    /// An empty disk without a bound. `seed` decides what power cuts leave of unsynced operations, and whether its file
+    /// system has direct writes: with even ones it has.
     pub fn new(seed: u64) -> SimulatedDisk {
-        SimulatedDisk::with(Volume::default(), seed)
+        SimulatedDisk::with(Volume::default(), seed, seed.is_multiple_of(2))
     }
 
     /// The disk after these operations, none of which is undone.
@@ -51,13 +54,14 @@ impl SimulatedDisk {
         disk
     }
 
-    fn with(volume: Volume, seed: u64) -> SimulatedDisk {
+    fn with(volume: Volume, seed: u64, has_direct_writes: bool) -> SimulatedDisk {
         let machine = Machine {
             volume,
             random: StdRng::seed_from_u64(seed),
             process: 0,
             locked_by: None,
             capacity_bytes: None,
+            has_direct_writes,
             wrongs: Wrongs::default(),
             trace: None,
         };
@@ -94,7 +98,8 @@ impl SimulatedDisk {
 
     /// An independent copy, unsynced operations included.
     pub fn fork(&self) -> SimulatedDisk {
-        SimulatedDisk::with(self.machine().volume.clone(), 0)
+        let machine = self.machine();
+        SimulatedDisk::with(machine.volume.clone(), 0, machine.has_direct_writes)
     }
 
     /// Does one more recorded operation.
@@ -315,9 +320,15 @@ impl Drop for SimulatedFile {
     }
 }
 
+impl SimulatedFile {
+    fn length(&self, machine: &Machine) -> u64 {
+        machine.volume.bytes(self.file).map_or(0, |bytes| bytes.len() as u64)
+    }
+}
+
 impl File for SimulatedFile {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk.alive()?.volume.bytes(self.file).map_or(0, |bytes| bytes.len() as u64))
+        Ok(self.length(&*self.disk.alive()?))
     }
 
     fn read_at(&self, buffer: &mut [u8], position: u64) -> io::Result<()> {
@@ -334,9 +345,11 @@ impl File for SimulatedFile {
         let mut machine = self.disk.alive()?;
         let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
         slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
-        if self.access == Access::Direct {
-            let end = position as usize + bytes.len();
-            bytes.resize(bytes.len() + end.next_multiple_of(BLOCK_BYTES) - end, 0);
+        let is_direct = machine.has_direct_writes && self.access == Access::Direct;
+        if is_direct && self.length(&machine).is_multiple_of(BLOCK_BYTES as u64) {
+            let end = position + bytes.len() as u64;
+            let zeros = end.next_multiple_of(BLOCK_BYTES as u64) - end;
+            bytes.resize(bytes.len() + usize::try_from(zeros).map_err(io::Error::other)?, 0);
         }
         machine.check_room(self.file, position + bytes.len() as u64)?;
         let failed = machine.wrongs.write();
