@@ -7,39 +7,53 @@ use crate::client::Client;
 use serde_json::Value;
 use std::time::Duration;
 
-/// Waits until all these nodes form a whole cluster: each alive and ready, each partition led and with as many replicas as it
-/// should have. `within`: how long that may take.
+/// Waits until each of these nodes has said that it is ready, and then that it sees a whole cluster: every node alive, each
+/// partition led and with as many replicas as it should have. `within`: how long that may take.
+///
+/// Each is asked until it says so, and then no more: where messages are lost for good all the time, there may be no moment
+/// at which none of many nodes waits for an answer.
 pub async fn serves_again(client: &Client, hosts: &[String], within: Duration) -> Result<(), Violation> {
     let deadline = tokio::time::Instant::now() + within;
-    loop {
-        let last = match not_whole(client, hosts).await {
-            None => return Ok(()),
-            Some(reason) => reason,
-        };
-        if tokio::time::Instant::now() > deadline {
-            let detail = format!("not whole again {} s after the last fault: {last}", within.as_secs());
-            return Err(Violation::new("serves-again", detail));
+    for question in [Question::Ready, Question::Whole { nodes: hosts.len() }] {
+        for host in hosts {
+            while let Some(reason) = question.ask(client, host).await {
+                if tokio::time::Instant::now() > deadline {
+                    let detail = format!("not whole again {} s after the last fault: {reason}", within.as_secs());
+                    return Err(Violation::new("serves-again", detail));
+                }
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
         }
-        tokio::time::sleep(Duration::from_millis(250)).await;
     }
+    Ok(())
 }
 
-async fn not_whole(client: &Client, hosts: &[String]) -> Option<String> {
-    for host in hosts {
-        match client.get(host, "/readyz").await {
-            Ok(answer) if answer.status == 200 => {}
-            Ok(answer) => return Some(format!("{host} is not ready: {}", answer.body)),
+enum Question {
+    /// Is it ready?
+    Ready,
+    /// Does it see so many nodes, all alive, and all partitions served?
+    Whole { nodes: usize },
+}
+
+impl Question {
+    /// Why a node does not say yes; nothing if it does.
+    async fn ask(&self, client: &Client, host: &str) -> Option<String> {
+        let path = match self {
+            Question::Ready => "/readyz",
+            Question::Whole { .. } => "/v1/cluster",
+        };
+        let answer = match client.get(host, path).await {
+            Ok(answer) => answer,
             Err(error) => return Some(format!("{host} does not answer: {error}")),
+        };
+        let is_good = answer.status == 200;
+        match self {
+            Question::Ready => (!is_good).then(|| format!("{host} is not ready: {}", answer.body)),
+            Question::Whole { nodes } => {
+                (!is_good || !is_whole(&answer.body, *nodes)).then(|| format!("{host} sees {}", answer.body))
+            }
         }
     }
-    for host in hosts {
-        match client.get(host, "/v1/cluster").await {
-            Ok(answer) if answer.status == 200 && is_whole(&answer.body, hosts.len()) => {}
-            Ok(answer) => return Some(format!("{host} sees {}", answer.body)),
-            Err(error) => return Some(format!("{host} does not answer: {error}")),
-        }
-    }
-    None
 }
 
 /// Replicas of each partition where there are enough nodes, as the product sets it up by default.
