@@ -66,7 +66,7 @@ impl Request {
         Request::read_with(&mut BatchBuilder::default(), body, kind, limits, slots)
     }
 
-    /// [`Request::read`] with the memory of an empty builder, which is empty again on return.
+    /// [`Request::read`] with the memory of a builder. What that holds is forgotten; it is empty on return.
     pub fn read_with(
         builder: &mut BatchBuilder,
         body: &[u8],
@@ -74,6 +74,7 @@ impl Request {
         limits: TimeLimits,
         slots: &[PartitionId],
     ) -> Result<Request, BatchTooLarge> {
+        builder.clear();
         let partition_of = |app_id: &str| slots[usize::from(slot_of(app_id))].0;
         let (batches, rejections) = match kind {
             Kind::Lines => read_text(builder, body, Text::Lines, limits, partition_of),
@@ -274,6 +275,9 @@ mod tests {
             assert_eq!(again, Request::read(body.as_bytes(), kind, limits, &slots));
             assert!(builder.is_empty());
         }
+        builder.add("left", EventTime(1), ResponseTime(1));
+        let again = Request::read_with(&mut builder, short.as_bytes(), Kind::Lines, limits, &slots).unwrap();
+        assert_eq!(again.events(), 2);
     }
 
     #[test]

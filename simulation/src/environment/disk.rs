@@ -345,6 +345,7 @@ impl File for SimulatedFile {
         let mut machine = self.disk.alive()?;
         let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
         slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
+        assert!(self.access == Access::Cached || position <= self.length(&machine), "a log is written without holes");
         let is_direct = machine.has_direct_writes && self.access == Access::Direct;
         if is_direct && self.length(&machine).is_multiple_of(BLOCK_BYTES as u64) {
             let end = position + bytes.len() as u64;

@@ -6,53 +6,48 @@ use super::Violation;
 use crate::client::Client;
 use serde_json::Value;
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// Waits until each of these nodes has said that it is ready, and then that it sees a whole cluster: every node alive, each
-/// partition led and with as many replicas as it should have. `within`: how long that may take.
+/// How long a node's yes counts.
+const YES_COUNTS: Duration = Duration::from_secs(15);
+
+/// Waits until all these nodes form a whole cluster: each ready, and seeing every node alive and each partition led and with
+/// as many replicas as it should have. `within`: how long that may take.
 ///
-/// Each is asked until it says so, and then no more: where messages are lost for good all the time, there may be no moment
-/// at which none of many nodes waits for an answer.
+/// All have to say so within [`YES_COUNTS`], not at the same moment: where messages are lost for good all the time, there may
+/// be no moment at which none of many nodes waits for an answer.
 pub async fn serves_again(client: &Client, hosts: &[String], within: Duration) -> Result<(), Violation> {
-    let deadline = tokio::time::Instant::now() + within;
-    for question in [Question::Ready, Question::Whole { nodes: hosts.len() }] {
-        for host in hosts {
-            while let Some(reason) = question.ask(client, host).await {
-                if tokio::time::Instant::now() > deadline {
-                    let detail = format!("not whole again {} s after the last fault: {reason}", within.as_secs());
-                    return Err(Violation::new("serves-again", detail));
-                }
-                tokio::time::sleep(Duration::from_millis(250)).await;
+    let deadline = Instant::now() + within;
+    let mut said_yes: Vec<Option<Instant>> = vec![None; hosts.len()];
+    loop {
+        let mut last = None;
+        for (host, said_yes) in hosts.iter().zip(&mut said_yes) {
+            if said_yes.is_none_or(|at| at.elapsed() > YES_COUNTS) {
+                let reason = not_whole(client, host, hosts.len()).await;
+                *said_yes = reason.is_none().then(Instant::now);
+                last = reason.or(last);
             }
         }
+        let Some(reason) = last else { return Ok(()) };
+        if Instant::now() > deadline {
+            let detail = format!("not whole again {} s after the last fault: {reason}", within.as_secs());
+            return Err(Violation::new("serves-again", detail));
+        }
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
-    Ok(())
 }
 
-enum Question {
-    /// Is it ready?
-    Ready,
-    /// Does it see so many nodes, all alive, and all partitions served?
-    Whole { nodes: usize },
-}
-
-impl Question {
-    /// Why a node does not say yes; nothing if it does.
-    async fn ask(&self, client: &Client, host: &str) -> Option<String> {
-        let path = match self {
-            Question::Ready => "/readyz",
-            Question::Whole { .. } => "/v1/cluster",
-        };
-        let answer = match client.get(host, path).await {
-            Ok(answer) => answer,
-            Err(error) => return Some(format!("{host} does not answer: {error}")),
-        };
-        let is_good = answer.status == 200;
-        match self {
-            Question::Ready => (!is_good).then(|| format!("{host} is not ready: {}", answer.body)),
-            Question::Whole { nodes } => {
-                (!is_good || !is_whole(&answer.body, *nodes)).then(|| format!("{host} sees {}", answer.body))
-            }
-        }
+/// Why a node does not say yes; nothing if it does.
+async fn not_whole(client: &Client, host: &str, nodes: usize) -> Option<String> {
+    match client.get(host, "/readyz").await {
+        Ok(answer) if answer.status == 200 => {}
+        Ok(answer) => return Some(format!("{host} is not ready: {}", answer.body)),
+        Err(error) => return Some(format!("{host} does not answer: {error}")),
+    }
+    match client.get(host, "/v1/cluster").await {
+        Ok(answer) if answer.status == 200 && is_whole(&answer.body, nodes) => None,
+        Ok(answer) => Some(format!("{host} sees {}", answer.body)),
+        Err(error) => Some(format!("{host} does not answer: {error}")),
     }
 }
 

@@ -57,7 +57,7 @@ impl BatchBuilder {
     }
 
     /// Bytes of memory that it holds on to, empty or not.
-    pub fn memory_bytes(&self) -> usize {
+    pub(crate) fn memory_bytes(&self) -> usize {
         self.names.memory_bytes()
             + self.counts.capacity() * size_of::<u32>()
             + self.events.capacity() * size_of::<Event>()
@@ -93,7 +93,7 @@ impl BatchBuilder {
     }
 
     /// Forgets all events, but keeps the memory.
-    pub fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.names.clear();
         self.counts.clear();
         self.events.clear();
