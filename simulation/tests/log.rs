@@ -387,7 +387,7 @@ async fn a_segment_size_may_change_between_runs() {
     let log = Log::open(&environment, larger).await.unwrap();
     assert_eq!(content(&log).await.unwrap(), expected);
     append(&log.group(GroupId(1)), 3, log.payload_bytes_max()).await.unwrap();
-    for bad in [100, 1 << 40] {
+    for bad in [100, 4097, 1 << 40] {
         let bad = Log::open(&environment, LogConfig { segment_bytes: bad, ..config() }).await;
         assert!(matches!(bad.map(|_| ()), Err(Error::Setting { name: "segment_bytes", .. })));
     }
@@ -399,7 +399,7 @@ async fn a_segment_is_whole_blocks_whatever_its_setting() {
     let (environment, log) = open(&disk).await.unwrap();
     log.close().await;
     environment.tasks.shutdown();
-    let odd = LogConfig { segment_bytes: 2 * SEGMENT_BYTES + 4095, bytes_max: 16 * SEGMENT_BYTES, ..config() };
+    let odd = LogConfig { segment_bytes: 2 * SEGMENT_BYTES + 4088, bytes_max: 16 * SEGMENT_BYTES, ..config() };
     let log = Log::open(&environment, odd).await.unwrap();
     for _ in 0..8 {
         append(&log.group(GroupId(1)), 1, log.payload_bytes_max()).await.unwrap();

@@ -20,7 +20,7 @@ const WRITE_BYTES_MAX: usize = 4 << 20;
 
 /// Memory for direct writes that no file uses just now. Files of one disk share it, because few are written at a time; it
 /// has a piece for each of those.
-pub(super) type Spares = Arc<Mutex<Vec<Memory>>>;
+pub(super) type Pool = Arc<Mutex<Vec<Memory>>>;
 
 /// [`WRITE_BYTES_MAX`] bytes that begin at a block.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) struct DirectFile {
     /// The same file, past it.
     direct: fs::File,
     writer: Mutex<Writer>,
-    spares: Spares,
+    pool: Pool,
 }
 
 /// How a file is written.
@@ -77,14 +77,12 @@ impl Memory {
 impl DirectFile {
     /// Opens a file, which is open through the page cache, a second time; gives it back as it is if it is not of whole
     /// blocks, or the file system has no direct writes.
-    pub fn open(cached: fs::File, path: &Path, spares: &Spares) -> io::Result<Box<dyn File>> {
+    pub fn open(cached: fs::File, path: &Path, pool: &Pool) -> io::Result<Box<dyn File>> {
         if !cached.metadata()?.len().is_multiple_of(BLOCK_BYTES as u64) {
             return Ok(Box::new(cached));
         }
         match open_direct(path) {
-            Ok(direct) => {
-                Ok(Box::new(DirectFile { cached, direct, writer: Mutex::default(), spares: Arc::clone(spares) }))
-            }
+            Ok(direct) => Ok(Box::new(DirectFile { cached, direct, writer: Mutex::default(), pool: Arc::clone(pool) })),
             Err(error) if is_refusal(&error) => Ok(Box::new(cached)),
             Err(error) => Err(error),
         }
@@ -167,10 +165,10 @@ impl File for DirectFile {
             writer.tail.clear();
             return self.write_blocks(&mut writer.route, slice, position);
         }
-        let spare = self.spares.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut memory = spare.unwrap_or_else(Memory::new);
+        let idle = self.pool.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut memory = idle.unwrap_or_else(Memory::new);
         let written = self.gather(&mut memory, &mut writer, slices, position);
-        self.spares.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner).push(memory);
         written
     }
 
@@ -313,7 +311,7 @@ mod tests {
         let path = root.path().join("a");
         let cached = fs::OpenOptions::new().read(true).write(true).create_new(true).open(&path).unwrap();
         let Ok(direct) = open_direct(&path) else { return };
-        let file = DirectFile { cached, direct, writer: Mutex::default(), spares: Spares::default() };
+        let file = DirectFile { cached, direct, writer: Mutex::default(), pool: Pool::default() };
         let mut route = Route::Untried;
         for position in [0, 100] {
             file.write_blocks(&mut route, &[2; 100], position).unwrap();

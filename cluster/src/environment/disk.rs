@@ -5,7 +5,7 @@
 //! - a created, renamed or removed name is durable only after [`Disk::sync_directory`] of its directory;
 //! - a failed `sync` may have lost the writes for good: it must never be retried, the process stops.
 
-use super::direct::{DirectFile, Spares};
+use super::direct::{DirectFile, Pool};
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
 
@@ -78,7 +78,7 @@ pub struct DiskUsage {
 pub struct SystemDisk {
     root: PathBuf,
     lock: std::sync::Mutex<Option<std::fs::File>>,
-    spares: Spares,
+    pool: Pool,
 }
 
 impl SystemDisk {
@@ -86,7 +86,7 @@ impl SystemDisk {
     pub fn new(root: impl Into<PathBuf>) -> io::Result<SystemDisk> {
         let root = root.into();
         std::fs::create_dir_all(&root)?;
-        Ok(SystemDisk { root, lock: std::sync::Mutex::default(), spares: Spares::default() })
+        Ok(SystemDisk { root, lock: std::sync::Mutex::default(), pool: Pool::default() })
     }
 
     fn open_with(&self, path: &Path, access: Access, options: &mut std::fs::OpenOptions) -> io::Result<Box<dyn File>> {
@@ -94,7 +94,7 @@ impl SystemDisk {
         let file = options.read(true).write(true).open(&path)?;
         match access {
             Access::Cached => Ok(Box::new(file)),
-            Access::Direct => DirectFile::open(file, &path, &self.spares),
+            Access::Direct => DirectFile::open(file, &path, &self.pool),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The log's settings.
 
 use super::Error;
+use super::record::ALIGNMENT;
 use super::state::Bounds;
 use crate::environment::BLOCK_BYTES;
 use std::path::PathBuf;
@@ -11,8 +12,8 @@ use std::time::Duration;
 pub struct LogConfig {
     /// Where the segments lie, relative to the data directory.
     pub directory: PathBuf,
-    /// Size of a segment file, from 4096 on; rounded down to a multiple of 4096. A quarter of it bounds a record, and the
-    /// state of all groups (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at most a few times
+    /// Size of a segment file, a multiple of 8 from 4096 on; rounded down to one of 4096. A quarter of it bounds a record, and
+    /// the state of all groups (some 200 bytes each). Default 64 MiB: large enough that a new one is begun at most a few times
     /// a second, small enough to zero-fill ahead of need within seconds.
     pub segment_bytes: u64,
     /// Bytes of segments in use beyond which old entries should go, at least four segments. Default 1 GiB: old entries are
@@ -57,8 +58,9 @@ const SEGMENTS_MIN: u64 = 4;
 impl LogConfig {
     /// The bounds that these settings mean, if they are sound.
     pub(super) fn check(&self) -> Result<Bounds, Error> {
-        if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes) {
-            return Err(Error::Setting { name: "segment_bytes", bounds: "4096 to 1073741824" });
+        let is_within = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&self.segment_bytes);
+        if !is_within || !self.segment_bytes.is_multiple_of(ALIGNMENT as u64) {
+            return Err(Error::Setting { name: "segment_bytes", bounds: "a multiple of 8 from 4096 to 1073741824" });
         }
         if self.bytes_max < SEGMENTS_MIN * self.segment_bytes {
             return Err(Error::Setting { name: "bytes_max", bounds: "at least four segments" });
