@@ -15,7 +15,7 @@ use super::seams::{Checkpointed, Consumed, Partition, ProposeError};
 use super::watermark::Watermark;
 use super::window_table::WindowTable;
 use crate::domain::SketchConfig;
-use crate::format::{Checkpoint, DELTA_RATIO, ENTRY_BYTES_MAX, Entry, Quarantined};
+use crate::format::{Checkpoint, DELTA_RATIO, Entry, Quarantined};
 use crate::metrics::AggregateMetrics;
 use bytes::Bytes;
 use cluster::environment::Environment;
@@ -38,6 +38,9 @@ const REFUSED_PAUSE_MAX: Duration = Duration::from_secs(5);
 const APPS_AN_INTERVAL: usize = 8192;
 /// As many intervals as it waits at most.
 const INTERVALS_MAX: usize = 3;
+
+/// Bytes of a checkpoint that neither its deltas nor the payloads set aside take: its head, and why one entry was set aside.
+const CHECKPOINT_HEAD_BYTES: usize = 256;
 
 /// What an aggregator is made of.
 pub struct Aggregator;
@@ -246,13 +249,14 @@ impl State {
     }
 
     /// Whether the table may take the entry's deltas too: they take at most [`DELTA_RATIO`] times its bytes, and the table,
-    /// twice its own estimate at most, must fit into one checkpoint. A table that is full by its own measure takes nothing
+    /// twice its own estimate at most, must fit into one checkpoint that the log takes. A table that is full by its own measure takes nothing
     /// before it is checkpointed; an empty one takes any entry.
     fn has_room_for(&self, entry: &Committed) -> bool {
         let Payload::Data(payload) = &entry.payload else { return true };
         let bytes = self.filling.bytes();
         let is_full = bytes >= self.arguments.settings.checkpoint_bytes;
-        self.filling.is_empty() || (!is_full && 2 * bytes + DELTA_RATIO * payload.len() <= ENTRY_BYTES_MAX)
+        let bytes_then = CHECKPOINT_HEAD_BYTES + 2 * bytes + DELTA_RATIO * payload.len();
+        self.filling.is_empty() || (!is_full && bytes_then <= self.arguments.partition.entry_bytes_max())
     }
 
     fn tick(&mut self, myself: &ActorRef<AggregatorMessage>) -> Result<(), ActorProcessingErr> {
@@ -293,10 +297,11 @@ impl State {
             let checkpoint = Checkpoint { deltas, quarantined, ..head };
             partition.check(&checkpoint).map_err(ProposeError::Unfit)?;
             let entry = Entry::Checkpoint(checkpoint).encode();
-            match entry.len() {
-                0..=ENTRY_BYTES_MAX => Ok(entry),
-                bytes => Err(ProposeError::Unfit(format!("{bytes} bytes are too many for the log"))),
+            let (bytes, bytes_max) = (entry.len(), partition.entry_bytes_max());
+            if bytes > bytes_max {
+                return Err(ProposeError::Unfit(format!("it has {bytes} bytes, and the log takes {bytes_max}")));
             }
+            Ok(entry)
         };
         self.under_way = Some(UnderWay { base: self.base, through, table });
         self.base = Some(through);

@@ -20,6 +20,9 @@ pub trait Partition: Send + Sync + 'static {
     /// Applied entries from `from` on, at most about `bytes_max` bytes but at least one if there is one.
     async fn tail(&self, from: Offset, bytes_max: usize) -> io::Result<Vec<Committed>>;
 
+    /// The largest entry that the log takes, in bytes.
+    fn entry_bytes_max(&self) -> usize;
+
     /// Whether the state would take this checkpoint now, or why not. A committed one that builds on `consumed` and does not
     /// account for every event stops all replicas; one that is not proposed stops nothing.
     fn check(&self, checkpoint: &Checkpoint) -> Result<(), String>;
@@ -77,7 +80,8 @@ pub enum Checkpointed {
 /// Why a proposal has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
-    /// The state would not take it: what was folded is not what the log holds. Nothing was proposed.
+    /// The state would not take it: what was folded is not what the log holds; or the log never will, because it is too
+    /// large. Nothing was appended.
     #[error("the checkpoint does not fit: {0}")]
     Unfit(String),
     /// The entry was not and will not be appended, for now: the disk is full, say. The same may be proposed again.

@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::domain::{AppId, EventTime, Hour, ResponseTime, Rollup};
-use crate::format::{BatchBuilder, Checkpoint, Entry, EventsEntry, Part, Tally};
+use crate::format::{BatchBuilder, Checkpoint, ENTRY_BYTES_MAX, Entry, EventsEntry, Part, Tally};
 use async_trait::async_trait;
 use bytes::Bytes;
 use cluster::environment::{SystemClock, SystemDisk, SystemEntropy, TaskRunner, Tasks, TcpNetwork, ThreadPool, Work};
 use cluster::{Committed, LogPosition, NodeId, Payload};
 use futures::future::BoxFuture;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed};
 
 /// A partition's log and state in memory, with the rules that the replicated one has.
 struct Script {
@@ -19,6 +19,7 @@ struct Script {
     proposals_lost: AtomicU32,
     proposals_refused: AtomicU32,
     checks_refused: AtomicU32,
+    entry_bytes_max: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -40,6 +41,7 @@ impl Script {
             proposals_lost: AtomicU32::new(0),
             proposals_refused: AtomicU32::new(0),
             checks_refused: AtomicU32::new(0),
+            entry_bytes_max: AtomicUsize::new(ENTRY_BYTES_MAX),
         })
     }
 
@@ -108,6 +110,10 @@ impl Partition for Script {
         Ok(committed.collect())
     }
 
+    fn entry_bytes_max(&self) -> usize {
+        self.entry_bytes_max.load(Relaxed)
+    }
+
     fn check(&self, checkpoint: &Checkpoint) -> Result<(), String> {
         let consumed = self.consumed().through.map(|consumed| consumed.0);
         let is_odd = self.checks_refused.load(Relaxed) > 0;
@@ -118,6 +124,9 @@ impl Partition for Script {
     }
 
     async fn propose(&self, _: Term, entry: Bytes, _: Instant) -> Result<Checkpointed, ProposeError> {
+        if entry.len() > self.entry_bytes_max() {
+            return Err(ProposeError::Unfit("it is too large".to_owned()));
+        }
         if self.proposals_refused.load(Relaxed) > 0 {
             self.proposals_refused.fetch_sub(1, Relaxed);
             return Err(ProposeError::NotAppended("the disk is full".to_owned()));
@@ -325,6 +334,26 @@ async fn checkpoint_that_does_not_fit_is_not_proposed_but_made_anew() {
     world.script.consumed_through(last).await;
     assert_eq!((world.script.sum("a"), world.metrics.restarts.get()), (7, 2));
     assert_eq!(world.metrics.checkpoints_failed.get(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waited_is_checkpointed_in_entries_that_the_log_takes() {
+    let world = world().await;
+    world.script.entry_bytes_max.store(2000, Relaxed);
+    world.leaderships.send_replace(BTreeMap::new());
+    let mut expected = 0;
+    let mut last = world.script.append(Bytes::from_static(b"\x01damaged"));
+    for turn in 0..100 {
+        let values: Vec<u64> = (0..40).map(|i| 1_000_000_007 * (turn * 40 + i)).collect();
+        expected += values.iter().map(|value| u128::from(*value)).sum::<u128>();
+        last = world.script.append_events("a", &values);
+    }
+    world.leaderships.send_replace(BTreeMap::from([(P, Term(2))]));
+    world.script.consumed_through(last).await;
+    assert_eq!(world.script.sum("a"), expected);
+    assert_eq!(world.script.state.lock().unwrap().quarantined, [0]);
+    assert_eq!(world.metrics.restarts.get(), 0);
+    assert!(world.metrics.checkpoints.get() > 10);
 }
 
 #[tokio::test(start_paused = true)]

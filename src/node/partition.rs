@@ -28,6 +28,10 @@ impl aggregate::Partition for LedPartition {
         self.replica.tail(from, bytes_max).await
     }
 
+    fn entry_bytes_max(&self) -> usize {
+        self.replica.payload_bytes_max()
+    }
+
     fn check(&self, checkpoint: &Checkpoint) -> Result<(), String> {
         self.state.check(checkpoint).map_err(|error| error.to_string())
     }
@@ -35,7 +39,8 @@ impl aggregate::Partition for LedPartition {
     async fn propose(&self, term: Term, entry: Bytes, deadline: Instant) -> Result<Checkpointed, ProposeError> {
         let appended = self.replica.propose(term, entry, deadline).await.map_err(|error| match error {
             AppendError::DiskFull | AppendError::NotLeading => ProposeError::NotAppended(error.to_string()),
-            AppendError::TooLarge | AppendError::NotAdmitted | AppendError::Unavailable | AppendError::Deadline => {
+            AppendError::TooLarge => ProposeError::Unfit(error.to_string()),
+            AppendError::NotAdmitted | AppendError::Unavailable | AppendError::Deadline => {
                 ProposeError::Unknown(error.to_string())
             }
         })?;

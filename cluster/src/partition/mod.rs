@@ -106,6 +106,11 @@ impl Replica {
         self.inner.group.applied()
     }
 
+    /// The largest payload of one append, in bytes.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.inner.context.payload_bytes_max()
+    }
+
     /// The term this node leads in and may serve, if it does.
     pub fn leading(&self) -> Option<Term> {
         self.inner.leaderships.of(self.inner.group.id())

@@ -36,6 +36,10 @@ impl Partition for Wrong {
         self.0.propose(term, entry, deadline).await
     }
 
+    fn entry_bytes_max(&self) -> usize {
+        self.0.entry_bytes_max()
+    }
+
     fn check(&self, checkpoint: &Checkpoint) -> Result<(), String> {
         self.0.check(checkpoint)
     }
