@@ -19,6 +19,9 @@ use support::{SEGMENT_BYTES, config, content, environment, open, position};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, sleep};
 
+/// Of a disk with direct writes, as most are.
+const SEED: u64 = 2;
+
 /// Blocking work waits until it is let through.
 struct Gate(Arc<Semaphore>);
 
@@ -63,7 +66,7 @@ fn syncs(disk: &SimulatedDisk) -> usize {
 
 #[tokio::test(start_paused = true)]
 async fn one_sync_commits_what_all_groups_have_waiting_in_order() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (_environment, log) = open(&disk).await.unwrap();
     settle().await;
     disk.record();
@@ -85,7 +88,7 @@ async fn one_sync_commits_what_all_groups_have_waiting_in_order() {
 
 #[tokio::test(start_paused = true)]
 async fn an_append_that_leaves_a_hole_or_is_too_large_is_refused() {
-    let (_environment, log) = open(&SimulatedDisk::new(1)).await.unwrap();
+    let (_environment, log) = open(&SimulatedDisk::new(SEED)).await.unwrap();
     let group = log.group(GroupId(1));
     append(&group, 2, 10).await.unwrap();
     for entries in [records(3, 1, 1), records(1, 1, 1), records(2, 1, log.payload_bytes_max() + 1)] {
@@ -100,7 +103,7 @@ async fn an_append_that_leaves_a_hole_or_is_too_large_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn reading_returns_what_exists_within_the_bound_and_at_least_one() {
-    let (_environment, log) = open(&SimulatedDisk::new(1)).await.unwrap();
+    let (_environment, log) = open(&SimulatedDisk::new(SEED)).await.unwrap();
     let group = log.group(GroupId(1));
     append(&group, 9, 500).await.unwrap();
     let read = async |from, to, bytes_max| {
@@ -122,7 +125,7 @@ async fn reading_returns_what_exists_within_the_bound_and_at_least_one() {
 #[tokio::test(start_paused = true)]
 async fn appends_wait_while_too_much_waits_for_the_disk() {
     let gate = Arc::new(Semaphore::new(3));
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let environment = Environment { tasks: Tasks::new(Arc::new(Gate(Arc::clone(&gate)))), ..environment(&disk) };
     let config = LogConfig { queue_bytes_max: 1000, segment_bytes: 1 << 20, bytes_max: 4 << 20, ..config() };
     let log = Log::open(&environment, config).await.unwrap();
@@ -143,7 +146,7 @@ async fn appends_wait_while_too_much_waits_for_the_disk() {
 #[tokio::test(start_paused = true)]
 async fn the_next_segment_is_filled_at_the_pace_of_the_current_one() {
     const LARGE: u64 = 4 << 20;
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let config = LogConfig { segment_bytes: LARGE, bytes_max: 4 * LARGE, ..config() };
     let log = Log::open(&environment(&disk), config).await.unwrap();
     settle().await;
@@ -159,7 +162,7 @@ async fn the_next_segment_is_filled_at_the_pace_of_the_current_one() {
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_sync_is_not_tried_again_and_stops_the_node() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (environment, log) = open(&disk).await.unwrap();
     let group = log.group(GroupId(1));
     append(&group, 1, 10).await.unwrap();
@@ -176,7 +179,7 @@ async fn a_failed_sync_is_not_tried_again_and_stops_the_node() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_disk_is_told_early_and_passes_when_there_is_space() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (environment, log) = open(&disk).await.unwrap();
     settle().await;
     disk.set_capacity(Some(disk.usage().unwrap().used_bytes));
@@ -221,7 +224,7 @@ async fn a_full_disk_is_told_early_and_passes_when_there_is_space() {
 
 #[tokio::test(start_paused = true)]
 async fn purging_ends_a_full_disk_without_any_space() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (_environment, log) = open(&disk).await.unwrap();
     settle().await;
     disk.set_capacity(Some(disk.usage().unwrap().used_bytes));
@@ -240,7 +243,7 @@ async fn purging_ends_a_full_disk_without_any_space() {
 
 #[tokio::test(start_paused = true)]
 async fn a_vote_waits_for_space_when_even_the_reserve_is_used_up() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (_environment, log) = open(&disk).await.unwrap();
     settle().await;
     disk.set_capacity(Some(0));
@@ -263,7 +266,7 @@ async fn a_vote_waits_for_space_when_even_the_reserve_is_used_up() {
 
 #[tokio::test(start_paused = true)]
 async fn the_group_in_the_way_is_named_and_purging_it_recycles_segments() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (_environment, log) = open(&disk).await.unwrap();
     let (busy, idle) = (log.group(GroupId(1)), log.group(GroupId(2)));
     append(&idle, 3, 10).await.unwrap();
@@ -293,7 +296,7 @@ async fn the_group_in_the_way_is_named_and_purging_it_recycles_segments() {
 
 #[tokio::test(start_paused = true)]
 async fn an_idle_log_marks_its_last_write_once_and_then_rests() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (_environment, log) = open(&disk).await.unwrap();
     append(&log.group(GroupId(1)), 1, 10).await.unwrap();
     settle().await;
@@ -307,7 +310,7 @@ async fn an_idle_log_marks_its_last_write_once_and_then_rests() {
 
 #[tokio::test(start_paused = true)]
 async fn a_closed_log_opens_as_it_was_and_takes_no_more() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (_environment, log) = open(&disk).await.unwrap();
     assert!(log.is_fresh());
     let group = log.group(GroupId(1));
@@ -342,7 +345,7 @@ async fn cut_while_a_segment_begins(disk: &SimulatedDisk, term: u64, bytes: u64)
 
 #[tokio::test(start_paused = true)]
 async fn remains_of_a_segment_that_never_began_are_not_taken_for_records_later() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (environment, log) = open(&disk).await.unwrap();
     append(&log.group(GroupId(1)), 4, 900).await.unwrap();
     settle().await;
@@ -358,7 +361,7 @@ async fn remains_of_a_segment_that_never_began_are_not_taken_for_records_later()
 
 #[tokio::test(start_paused = true)]
 async fn a_missing_segment_is_refused() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (environment, log) = open(&disk).await.unwrap();
     for _ in 0..12 {
         append(&log.group(GroupId(1)), 1, 900).await.unwrap();
@@ -377,7 +380,7 @@ async fn a_missing_segment_is_refused() {
 
 #[tokio::test(start_paused = true)]
 async fn a_segment_size_may_change_between_runs() {
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(SEED);
     let (environment, log) = open(&disk).await.unwrap();
     append(&log.group(GroupId(1)), 3, 500).await.unwrap();
     log.close().await;
@@ -395,7 +398,7 @@ async fn a_segment_size_may_change_between_runs() {
 
 #[tokio::test(start_paused = true)]
 async fn a_segment_is_whole_blocks_whatever_its_setting() {
-    let disk = SimulatedDisk::new(0);
+    let disk = SimulatedDisk::new(SEED);
     let (environment, log) = open(&disk).await.unwrap();
     log.close().await;
     environment.tasks.shutdown();

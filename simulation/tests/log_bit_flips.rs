@@ -11,9 +11,12 @@ use simulation::environment::{SimulatedDisk, Tear};
 use std::path::{Path, PathBuf};
 use support::{Models, content, open, position};
 
+/// Seeds of a disk without direct writes, and of one that has them.
+const SEEDS: [u64; 2] = [1, 2];
+
 /// A closed log of two segments and a spare with a record of every kind in it.
-async fn closed_log() -> (SimulatedDisk, Models) {
-    let disk = SimulatedDisk::new(1);
+async fn closed_log(seed: u64) -> (SimulatedDisk, Models) {
+    let disk = SimulatedDisk::new(seed);
     let (environment, log) = open(&disk).await.unwrap();
     for round in 0..3_u64 {
         for id in 0..2_u16 {
@@ -41,7 +44,13 @@ async fn closed_log() -> (SimulatedDisk, Models) {
 
 #[tokio::test(start_paused = true)]
 async fn every_flipped_bit_is_noticed_or_harmless() {
-    let (disk, expected) = closed_log().await;
+    for seed in SEEDS {
+        flip_every_bit(seed).await;
+    }
+}
+
+async fn flip_every_bit(seed: u64) {
+    let (disk, expected) = closed_log(seed).await;
     let files: Vec<(PathBuf, usize)> = disk.files().into_iter().map(|(path, bytes)| (path, bytes.len())).collect();
     assert_eq!(files.len(), 3, "two segments and a spare: {files:?}");
     let (mut noticed, mut harmless) = (0, 0);
@@ -67,7 +76,13 @@ async fn every_flipped_bit_is_noticed_or_harmless() {
 
 #[tokio::test(start_paused = true)]
 async fn damage_to_the_last_write_is_noticed_once_the_log_was_idle_for_a_moment() {
-    let disk = SimulatedDisk::new(1);
+    for seed in SEEDS {
+        damage_the_last_write(seed).await;
+    }
+}
+
+async fn damage_the_last_write(seed: u64) {
+    let disk = SimulatedDisk::new(seed);
     let (_environment, log) = open(&disk).await.unwrap();
     let record = Record { position: position(1, 0), kind: 1, payload: Bytes::from_static(b"the last write") };
     log.group(GroupId(1)).append(vec![record], Box::new(|done| done.unwrap())).await.unwrap();
@@ -80,7 +95,13 @@ async fn damage_to_the_last_write_is_noticed_once_the_log_was_idle_for_a_moment(
 
 #[tokio::test(start_paused = true)]
 async fn damage_under_a_running_log_stops_the_node_instead_of_being_read() {
-    let (disk, expected) = closed_log().await;
+    for seed in SEEDS {
+        damage_under_a_running_log(seed).await;
+    }
+}
+
+async fn damage_under_a_running_log(seed: u64) {
+    let (disk, expected) = closed_log(seed).await;
     let (environment, log) = open(&disk).await.unwrap();
     let damaged = expected[&GroupId(1)].entries[2].position.offset;
     let (path, at) = disk

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use simulation::environment::SimulatedDisk;
 use std::io::IoSlice;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::LazyLock;
 use tokio::sync::oneshot;
 
 const GROUPS: u16 = 3;
@@ -22,25 +22,22 @@ fn config() -> LogConfig {
     LogConfig { segment_bytes: 4096, bytes_max: 4 * 4096, spares_max: 1, cache_bytes_max: 1024, ..LogConfig::default() }
 }
 
-/// The files of a whole log.
-fn files() -> &'static [(PathBuf, Vec<u8>)] {
-    static FILES: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
-    FILES.get_or_init(|| {
-        block_on(async {
-            let disk = SimulatedDisk::new(1);
-            let log = Log::open(&environment(&disk), config()).await.expect("an empty disk is a fresh log");
-            for offset in 0..ENTRIES {
-                for group in (0..GROUPS).map(|number| log.group(GroupId(number))) {
-                    let (done, is_done) = oneshot::channel();
-                    let report = move |result| drop(done.send(result));
-                    group.append(vec![record(offset)], Box::new(report)).await.expect("there is room");
-                    is_done.await.expect("it is told").expect("the disk takes it");
-                    group.save_vote(Bytes::from(vec![offset as u8; 20])).await.expect("the disk takes it");
-                }
+/// The files of a whole log, as the disk of a seed has them.
+fn files(seed: u64) -> Vec<(PathBuf, Vec<u8>)> {
+    block_on(async {
+        let disk = SimulatedDisk::new(seed);
+        let log = Log::open(&environment(&disk), config()).await.expect("an empty disk is a fresh log");
+        for offset in 0..ENTRIES {
+            for group in (0..GROUPS).map(|number| log.group(GroupId(number))) {
+                let (done, is_done) = oneshot::channel();
+                let report = move |result| drop(done.send(result));
+                group.append(vec![record(offset)], Box::new(report)).await.expect("there is room");
+                is_done.await.expect("it is told").expect("the disk takes it");
+                group.save_vote(Bytes::from(vec![offset as u8; 20])).await.expect("the disk takes it");
             }
-            log.close().await;
-            disk.files()
-        })
+        }
+        log.close().await;
+        disk.files()
     })
 }
 
@@ -49,9 +46,12 @@ fn record(offset: u64) -> Record {
     Record { position, kind: 1, payload: Bytes::from(vec![offset as u8; 40 + offset as usize]) }
 }
 
-/// The files with pieces of the input written over them: file (1 byte), position (2 bytes), content.
+/// The files with pieces of the input written over them: file (1 byte), position (2 bytes), content. An input of an odd length
+/// is for a disk without direct writes, one of an even length for one that has them.
 fn damaged(mut input: &[u8]) -> SimulatedDisk {
-    let mut files = files().to_vec();
+    static FILES: LazyLock<[Vec<(PathBuf, Vec<u8>)>; 2]> = LazyLock::new(|| [0, 1].map(files));
+    let seed = input.len() % 2;
+    let mut files = FILES[seed].clone();
     while let Some(damage) = piece(&mut input) {
         let [number, low, high, content @ ..] = damage else { continue };
         let which = usize::from(*number) % files.len();
@@ -60,7 +60,7 @@ fn damaged(mut input: &[u8]) -> SimulatedDisk {
         let end = (at + content.len()).min(bytes.len());
         bytes[at..end].copy_from_slice(&content[..end - at]);
     }
-    let disk = SimulatedDisk::new(1);
+    let disk = SimulatedDisk::new(seed as u64);
     for (path, bytes) in files {
         if let Some(directory) = path.parent() {
             disk.create_directory(directory).expect("a disk with room");
