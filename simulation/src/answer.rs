@@ -28,6 +28,23 @@ pub struct Hour {
     pub quantiles: Vec<(f64, f64)>,
 }
 
+/// An answer about many hours together.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// How many hours had events.
+    pub hours: u64,
+    /// The numbers of all of them, as if they were one hour.
+    pub whole: Hour,
+}
+
+impl Summary {
+    /// Reads it.
+    pub fn read(answer: &Value) -> Result<Summary, String> {
+        let hours = answer["hours"].as_u64().ok_or_else(|| format!("an answer without hours: {answer}"))?;
+        Ok(Summary { hours, whole: Hour::read_summary(answer)? })
+    }
+}
+
 impl Hour {
     /// Reads one hour of an answer.
     pub fn read(answer: &Value) -> Result<Hour, String> {

@@ -1,6 +1,6 @@
 //! A client inside the simulated world: one connection per request, a deadline on each.
 
-use crate::answer::{Hour, hour_text};
+use crate::answer::{Hour, Summary, hour_text};
 use crate::trace;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -154,9 +154,9 @@ impl Client {
     }
 
     /// All events of an app together, asked for until there is an answer.
-    pub async fn settled_summary(&self, host: &str, app: &str) -> Result<Hour, String> {
+    pub async fn settled_summary(&self, host: &str, app: &str) -> Result<Summary, String> {
         let path = format!("/v1/apps/{app}/summary?{MONTH}&q=0,0.5,0.9,0.99,1");
-        Hour::read_summary(&self.settled(host, &path).await?)
+        Summary::read(&self.settled(host, &path).await?)
     }
 
     /// The answer to a question, asked again until there is one.

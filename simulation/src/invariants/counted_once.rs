@@ -74,9 +74,14 @@ async fn ranges_merge(client: &Client, host: &str, ledger: &Ledger) -> Result<()
         }
         let place = format!("{host}, {app}, all hours");
         let answer = client.settled_summary(host, app).await.map_err(unanswered)?;
-        exact(&place, &answer, &whole.acked)?;
+        exact(&place, &answer.whole, &whole.acked)?;
+        let hours = ledger.hours_acked(app);
+        if answer.hours != hours {
+            let detail = format!("{place}: {} hours have events, must be {hours}", answer.hours);
+            return Err(Violation::new("exact-numbers", detail));
+        }
         whole.values.sort_unstable();
-        quantiles_bounded(&place, &answer, &whole.values)?;
+        quantiles_bounded(&place, &answer.whole, &whole.values)?;
     }
     Ok(())
 }

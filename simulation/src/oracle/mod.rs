@@ -89,9 +89,18 @@ impl Ledger {
     /// All hours together of an app that producers share.
     pub fn whole(&self, app: &str) -> Account {
         let mut whole = Account::default();
-        let hours = self.shared.range((app.to_owned(), 0)..=(app.to_owned(), u64::MAX));
-        hours.for_each(|(_, account)| whole.merge(account));
+        self.hours_of(app).for_each(|account| whole.merge(account));
         whole
+    }
+
+    /// How many hours of an app that producers share have acked events.
+    pub fn hours_acked(&self, app: &str) -> u64 {
+        self.hours_of(app).filter(|account| account.acked.count > 0).count() as u64
+    }
+
+    fn hours_of(&self, app: &str) -> impl Iterator<Item = &Account> {
+        let hours = self.shared.range((app.to_owned(), 0)..=(app.to_owned(), u64::MAX));
+        hours.map(|(_, account)| account)
     }
 
     /// All apps that anything was sent of.
