@@ -228,6 +228,8 @@ impl Shared {
             batch.put(self.key(generation, &tail), value);
         }
         if !batch.is_empty() {
+            // Nobody needs to take it again after a crash: the generation does not count yet.
+            batch.make_indivisible();
             self.rows.apply(batch)?;
         }
         Ok(())

@@ -6,14 +6,14 @@
 //! ```text
 //!   file:    magic and version (8)  record*
 //!   record:  body length u32 LE | crc32c u32 LE of (record's position u64 LE, body) | body
-//!   body:    change*      change: 1 put, 0 remove (u8) | key length u16 LE | value length u32 LE | key | value
+//!   body:    change*      as `rows` encodes them
 //! ```
 //!
 //! A record is one batch. Opening keeps the records before the first one that does not check out and cuts the rest: the map
 //! is then as of an earlier batch, which is a state the replica once had, and the log replays from there. When the file
 //! outgrows its rows they are written to a new file, which then takes the old one's name.
 
-use super::rows::{Row, RowBatch, RowStore, Syncs, Visit, is_full};
+use super::rows::{CHANGE_HEADER_BYTES, Row, RowBatch, RowStore, Syncs, Visit, decode, encode, is_full};
 use cluster::environment::{Access, Disk, File};
 use std::collections::BTreeMap;
 use std::io::{self, IoSlice};
@@ -28,8 +28,6 @@ const NAME_NEW: &str = "rows.journal.new";
 
 /// Length and checksum before each body.
 const RECORD_HEADER_BYTES: u64 = 8;
-/// Kind, key length and value length before each key.
-const CHANGE_HEADER_BYTES: usize = 7;
 /// Bytes of one record: more than any write-out holds (100,000 rows of 2 KB); a length beyond it is damage.
 const RECORD_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of one record of a rewritten file.
@@ -320,37 +318,6 @@ fn read_record(file: &dyn File, position: u64, file_bytes: u64) -> io::Result<Op
     let mut body = vec![0; length as usize];
     file.read_at(&mut body, position + RECORD_HEADER_BYTES)?;
     Ok((checksum(position, &body) == u32::from_le_bytes([e, f, g, h])).then_some(body))
-}
-
-fn encode<'a>(changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>) -> Vec<u8> {
-    let mut body = Vec::new();
-    for (key, value) in changes {
-        let key_bytes = u16::try_from(key.len()).expect("keys of this room are shorter than 64 KiB");
-        let value_bytes = u32::try_from(value.map_or(0, <[u8]>::len)).expect("values are shorter than 4 GiB");
-        body.push(u8::from(value.is_some()));
-        body.extend_from_slice(&key_bytes.to_le_bytes());
-        body.extend_from_slice(&value_bytes.to_le_bytes());
-        body.extend_from_slice(key);
-        body.extend_from_slice(value.unwrap_or_default());
-    }
-    body
-}
-
-fn decode(mut body: &[u8]) -> Option<RowBatch> {
-    let mut batch = RowBatch::default();
-    while !body.is_empty() {
-        let (header, rest) = body.split_at_checked(CHANGE_HEADER_BYTES)?;
-        let [kind, k0, k1, v0, v1, v2, v3] = *header else { return None };
-        let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([k0, k1])))?;
-        let (value, rest) = rest.split_at_checked(u32::from_le_bytes([v0, v1, v2, v3]) as usize)?;
-        match kind {
-            0 => batch.remove(key.to_vec()),
-            1 => batch.put(key.to_vec(), value.to_vec()),
-            _ => return None,
-        }
-        body = rest;
-    }
-    Some(batch)
 }
 
 #[cfg(test)]

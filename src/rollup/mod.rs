@@ -31,6 +31,7 @@ mod quarantine;
 mod reader;
 mod recent;
 mod recent_row;
+mod redo;
 pub mod rows;
 pub mod sled_rows;
 mod snapshot;

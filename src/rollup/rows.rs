@@ -4,7 +4,8 @@
 //! system. Both pass the same suite (`rows_conformance.rs`). Calls block; writes go through `Environment.tasks.blocking`.
 //!
 //! What an engine promises:
-//! - a batch is in the map whole or not at all, also after a crash;
+//! - a batch is in the map whole or not at all, also after a crash; readers may see a part of it while it is applied, unless it
+//!   is [indivisible](RowBatch::make_indivisible);
 //! - batches survive in the order they were applied: after a crash the map is as of some batch, never a mixture;
 //! - what was applied before a [`RowStore::flush`] that returned `Ok` survives a power cut.
 
@@ -52,6 +53,12 @@ pub trait RowStore: Send + Sync + 'static {
     /// applied again when there is room. After any other error the process stops.
     fn apply(&self, batch: RowBatch) -> io::Result<()>;
 
+    /// Ends a batch that a full disk has left half-way: on return there is none. For whoever is about to read rows without
+    /// knowing what that batch holds.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Makes all applied batches durable.
     ///
     /// `StorageFull` as with [`RowStore::apply`]. After any other error the process stops: a failed fsync must never be
@@ -66,6 +73,7 @@ pub trait RowStore: Send + Sync + 'static {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowBatch {
     changes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    is_indivisible: bool,
 }
 
 impl RowBatch {
@@ -77,6 +85,16 @@ impl RowBatch {
     /// Removes a key; no error if it is not there.
     pub fn remove(&mut self, key: Vec<u8>) {
         self.changes.push((key, None));
+    }
+
+    /// Has readers see all of it or nothing, however much memory that takes.
+    pub fn make_indivisible(&mut self) {
+        self.is_indivisible = true;
+    }
+
+    /// Whether readers must see all of it or nothing.
+    pub fn is_indivisible(&self) -> bool {
+        self.is_indivisible
     }
 
     /// How many changes it holds.
@@ -102,6 +120,43 @@ impl IntoIterator for RowBatch {
     fn into_iter(self) -> Self::IntoIter {
         self.changes.into_iter()
     }
+}
+
+/// Kind, key length and value length before each key.
+pub(super) const CHANGE_HEADER_BYTES: usize = 7;
+
+/// Changes as bytes, each: 1 put, 0 remove (u8) | key length u16 LE | value length u32 LE | key | value.
+pub(super) fn encode<'a>(changes: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> + Clone) -> Vec<u8> {
+    let bytes = |(key, value): (&[u8], Option<&[u8]>)| CHANGE_HEADER_BYTES + key.len() + value.map_or(0, <[u8]>::len);
+    let mut body = Vec::with_capacity(changes.clone().map(bytes).sum());
+    for (key, value) in changes {
+        let key_bytes = u16::try_from(key.len()).expect("keys of this room are shorter than 64 KiB");
+        let value_bytes = u32::try_from(value.map_or(0, <[u8]>::len)).expect("values are shorter than 4 GiB");
+        body.push(u8::from(value.is_some()));
+        body.extend_from_slice(&key_bytes.to_le_bytes());
+        body.extend_from_slice(&value_bytes.to_le_bytes());
+        body.extend_from_slice(key);
+        body.extend_from_slice(value.unwrap_or_default());
+    }
+    body
+}
+
+/// What [`encode`] wrote; `None` where it did not.
+pub(super) fn decode(mut body: &[u8]) -> Option<RowBatch> {
+    let mut batch = RowBatch::default();
+    while !body.is_empty() {
+        let (header, rest) = body.split_at_checked(CHANGE_HEADER_BYTES)?;
+        let [kind, k0, k1, v0, v1, v2, v3] = *header else { return None };
+        let (key, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes([k0, k1])))?;
+        let (value, rest) = rest.split_at_checked(u32::from_le_bytes([v0, v1, v2, v3]) as usize)?;
+        match kind {
+            0 => batch.remove(key.to_vec()),
+            1 => batch.put(key.to_vec(), value.to_vec()),
+            _ => return None,
+        }
+        body = rest;
+    }
+    Some(batch)
 }
 
 /// The smallest key that is greater than every key starting with `prefix`.

@@ -7,15 +7,18 @@
 //!   opened; the replica's state is rebuilt from the log and its peers.
 //! - when the disk is full it refuses every later write, also when there is room again, until it is opened anew. Reads go
 //!   on meanwhile.
-//! - no `transaction` (a known panic), one batch per write-out, no flusher thread.
+//! - no `transaction` (a known panic), no flusher thread.
+//! - while it applies a batch it keeps each page that the batch has replaced, 4 KB or so for each row, and lets nobody else
+//!   read. So a large batch is applied in steps, and [`Redo`] holds it until all of them are durable.
 
+use super::redo::Redo;
 use super::rows::{Row, RowBatch, RowStore, Syncs, Visit, is_full};
 use std::fs;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::RwLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, RwLock};
 use std::time::Duration;
 
 /// How many directories that were moved aside are kept for a look at them: the newest.
@@ -24,6 +27,9 @@ pub const ASIDE_MAX: usize = 2;
 /// Bytes of memory that sled may use for its page cache: holds the upper levels of the tree and the hours being read;
 /// rows that change are cached decoded, above sled.
 const CACHE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Rows that are applied at once. A batch that has more is applied in steps of so many: some milliseconds each.
+const STEP_ROWS: usize = 1024;
 
 /// Room there must be before a database is opened again that found the disk full.
 const ROOM_BYTES: usize = 4 * 1024 * 1024;
@@ -45,6 +51,21 @@ pub struct SledRows {
     /// Whether the disk was full: sled then refuses every write until it is opened again.
     has_failed: AtomicBool,
     syncs: Syncs,
+    redo: Redo,
+    /// Held by whoever writes.
+    unfinished: Mutex<Unfinished>,
+}
+
+/// What has become of the batch that [`Redo`] holds. Nothing else is applied before it is durable: what is applied again after
+/// a crash must not be older than what it is written over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unfinished {
+    /// It holds none.
+    Nothing,
+    /// Steps of it are to be applied, or applied again.
+    Partly,
+    /// All of it is applied, and not flushed.
+    Applied,
 }
 
 impl SledRows {
@@ -54,24 +75,36 @@ impl SledRows {
     /// Fails, leaving the directory alone, where the fault is not in its content: no permission, a full disk, too many
     /// open files, another process that holds it.
     pub fn open(directory: &Path, now_ms: u64) -> io::Result<SledRows> {
+        let (redo, syncs) = (Redo::beside(directory), Syncs::default());
+        redo.reopen(&syncs)?;
         if directory.exists() {
             reread_tree(directory)?;
+        } else {
+            // It was of a store that is not here any more.
+            redo.remove(&syncs)?;
         }
+        let unfinished = match redo.read() {
+            Err(error) if is_surroundings(&error) => return Err(error),
+            read => read.map_err(|error| Refusal::Content(error.to_string())),
+        };
+        let opened = unfinished.and_then(|unfinished| Ok((open_unlocked(directory)?, unfinished)));
         let mut was_moved_aside = false;
-        let db = match open_unlocked(directory) {
-            Ok(db) => db,
+        let (db, unfinished) = match opened {
+            Ok(opened) => opened,
             Err(Refusal::Surroundings(error)) => return Err(error),
             Err(Refusal::Content(reason)) => {
                 let aside = move_aside(directory, now_ms, "unopenable")?;
+                redo.remove(&syncs)?;
                 was_moved_aside = true;
                 tracing::error!(
                     directory = %directory.display(), aside = ?aside, reason,
                     "the row store did not open and was moved aside; its rows are rebuilt from the log and from peers"
                 );
-                open_unlocked(directory).map_err(|refusal| match refusal {
+                let db = open_unlocked(directory).map_err(|refusal| match refusal {
                     Refusal::Surroundings(error) => error,
                     Refusal::Content(reason) => io::Error::other(reason),
-                })?
+                })?;
+                (db, None)
             }
         };
         let rows = SledRows {
@@ -79,8 +112,14 @@ impl SledRows {
             db: RwLock::new(Some(db)),
             was_moved_aside,
             has_failed: AtomicBool::new(false),
-            syncs: Syncs::default(),
+            syncs,
+            redo,
+            unfinished: Mutex::new(Unfinished::Nothing),
         };
+        if let Some(batch) = unfinished {
+            tracing::info!(rows = batch.len(), "rows that an earlier process was writing are written again");
+            rows.apply_steps(batch, &mut rows.lock_unfinished())?;
+        }
         // A process that was killed may have left writes that only the page cache holds.
         rows.flush()?;
         Ok(rows)
@@ -97,6 +136,52 @@ impl SledRows {
         work(db).map_err(io_error)
     }
 
+    /// Makes a batch that was written down durable, if there is one.
+    fn finish(&self, unfinished: &mut Unfinished) -> io::Result<()> {
+        if *unfinished == Unfinished::Partly {
+            let gone = || io::Error::other("what was being written is gone");
+            self.apply_steps(self.redo.read()?.ok_or_else(gone)?, unfinished)?;
+        }
+        if *unfinished == Unfinished::Applied { self.flush_with(unfinished) } else { Ok(()) }
+    }
+
+    /// Applies a batch that is written down.
+    fn apply_steps(&self, batch: RowBatch, unfinished: &mut Unfinished) -> io::Result<()> {
+        *unfinished = Unfinished::Partly;
+        let mut changes = batch.into_iter().peekable();
+        while changes.peek().is_some() {
+            self.apply_step(changes.by_ref().take(STEP_ROWS))?;
+        }
+        *unfinished = Unfinished::Applied;
+        Ok(())
+    }
+
+    fn apply_step(&self, step: impl IntoIterator<Item = (Vec<u8>, Option<Vec<u8>>)>) -> io::Result<()> {
+        let mut changes = sled::Batch::default();
+        for (key, value) in step {
+            match value {
+                Some(value) => changes.insert(key, value),
+                None => changes.remove(key),
+            }
+        }
+        self.change(|db| db.apply_batch(changes))
+    }
+
+    fn flush_with(&self, unfinished: &mut Unfinished) -> io::Result<()> {
+        self.syncs.check()?;
+        match self.change(|db| db.flush()) {
+            Err(error) if is_full(&error) => return Err(error),
+            flushed => self.syncs.note(flushed.map(drop))?,
+        }
+        let synced = sync_tree(&self.directory).and_then(|()| self.directory.parent().map_or(Ok(()), sync_path));
+        self.syncs.note(synced)?;
+        if *unfinished == Unfinished::Applied {
+            self.redo.remove(&self.syncs)?;
+            *unfinished = Unfinished::Nothing;
+        }
+        Ok(())
+    }
+
     /// Writes; a full disk is remembered.
     fn change<T>(&self, work: impl FnOnce(&sled::Db) -> sled::Result<T>) -> io::Result<T> {
         self.with_db(work).inspect_err(|error| {
@@ -104,8 +189,12 @@ impl SledRows {
         })
     }
 
+    fn lock_unfinished(&self) -> MutexGuard<'_, Unfinished> {
+        self.unfinished.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
     /// Opens the database again after the disk was full, if there is room now. It then holds at least what was flushed.
-    fn recover(&self) -> io::Result<()> {
+    fn recover(&self, unfinished: &mut Unfinished) -> io::Result<()> {
         if !self.has_failed.load(Relaxed) {
             return Ok(());
         }
@@ -115,6 +204,9 @@ impl SledRows {
         has_room?;
         let mut db = self.db.write().unwrap_or_else(|poisoned| poisoned.into_inner());
         drop(db.take());
+        if *unfinished == Unfinished::Applied {
+            *unfinished = Unfinished::Partly;
+        }
         *db = Some(open_unlocked(&self.directory).map_err(|refusal| match refusal {
             Refusal::Surroundings(error) => io::Error::other(error),
             Refusal::Content(reason) => io::Error::other(reason),
@@ -153,26 +245,31 @@ impl RowStore for SledRows {
     }
 
     fn apply(&self, batch: RowBatch) -> io::Result<()> {
-        let mut changes = sled::Batch::default();
-        for (key, value) in batch {
-            match value {
-                Some(value) => changes.insert(key, value),
-                None => changes.remove(key),
-            }
-        }
         self.syncs.check()?;
-        self.recover()?;
-        self.change(|db| db.apply_batch(changes))
+        let mut unfinished = self.lock_unfinished();
+        self.recover(&mut unfinished)?;
+        self.finish(&mut unfinished)?;
+        if batch.len() <= STEP_ROWS || batch.is_indivisible() {
+            return self.apply_step(batch);
+        }
+        // Or it might survive a crash, and an earlier one might not.
+        self.flush_with(&mut unfinished)?;
+        self.redo.write(&batch, &self.syncs)?;
+        self.apply_steps(batch, &mut unfinished)
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.syncs.check()?;
+        let mut unfinished = self.lock_unfinished();
+        if *unfinished == Unfinished::Partly {
+            self.recover(&mut unfinished)?;
+            self.finish(&mut unfinished)?;
+        }
+        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.syncs.check()?;
-        match self.change(|db| db.flush()) {
-            Err(error) if is_full(&error) => return Err(error),
-            flushed => self.syncs.note(flushed.map(drop))?,
-        }
-        let synced = sync_tree(&self.directory).and_then(|()| self.directory.parent().map_or(Ok(()), sync_path));
-        self.syncs.note(synced)
+        self.flush_with(&mut self.lock_unfinished())
     }
 
     fn close(&self) -> io::Result<()> {
@@ -392,6 +489,132 @@ mod tests {
         let kept: Vec<_> = asides(parent.path(), "rollups").unwrap();
         let names: Vec<_> = kept.iter().map(|path| path.file_name().unwrap().to_string_lossy().into_owned()).collect();
         assert_eq!(names, ["rollups.aside-0000000000004-unopenable", "rollups.aside-0000000000005-unopenable"]);
+    }
+
+    const MANY: usize = 3 * STEP_ROWS + 7;
+
+    fn key(number: usize) -> Vec<u8> {
+        (number as u32).to_be_bytes().to_vec()
+    }
+
+    /// So many rows with this value; the first one's is `first`.
+    fn many(first: &[u8], value: &[u8]) -> RowBatch {
+        let mut batch = RowBatch::default();
+        (0..MANY).for_each(|number| batch.put(key(number), if number == 0 { first } else { value }.to_vec()));
+        batch
+    }
+
+    fn values(rows: &SledRows) -> Vec<Vec<u8>> {
+        rows.scan(&key(0), &key(MANY), MANY + 1).unwrap().into_iter().map(|(_, value)| value).collect()
+    }
+
+    fn is_whole(rows: &SledRows, first: &[u8], value: &[u8]) -> bool {
+        let values = values(rows);
+        values.len() == MANY && values[0] == first && values[1..].iter().all(|found| found == value)
+    }
+
+    #[test]
+    fn a_large_batch_is_written_down_until_it_is_flushed_and_not_taken_again_over_a_later_one() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("rollups");
+        let rows = SledRows::open(&path, 0).unwrap();
+        rows.apply(many(b"old", b"old")).unwrap();
+        assert!(is_whole(&rows, b"old", b"old") && rows.redo.read().unwrap().is_some());
+        let mut small = RowBatch::default();
+        small.put(key(0), b"new".to_vec());
+        rows.apply(small).unwrap();
+        assert_eq!(rows.redo.read().unwrap(), None, "flushed before anything else was applied");
+        rows.close().unwrap();
+        let rows = SledRows::open(&path, 0).unwrap();
+        assert!(is_whole(&rows, b"new", b"old"));
+        rows.apply(many(b"newer", b"newer")).unwrap();
+        rows.flush().unwrap();
+        assert_eq!(rows.redo.read().unwrap(), None);
+        assert!(is_whole(&rows, b"newer", b"newer"));
+    }
+
+    #[test]
+    fn a_large_batch_of_which_a_crash_left_a_part_is_whole_after_the_next_start() {
+        for steps in 0..=4 {
+            let parent = tempfile::tempdir().unwrap();
+            let path = parent.path().join("rollups");
+            let rows = SledRows::open(&path, 0).unwrap();
+            rows.apply(many(b"old", b"old")).unwrap();
+            rows.flush().unwrap();
+            let batch = many(b"new", b"new");
+            rows.redo.write(&batch, &rows.syncs).unwrap();
+            for step in batch.changes().chunks(STEP_ROWS).take(steps) {
+                rows.apply_step(step.to_vec()).unwrap();
+            }
+            drop(rows);
+            let rows = SledRows::open(&path, 0).unwrap();
+            assert!(is_whole(&rows, b"new", b"new"), "{steps} steps");
+            assert!(!rows.was_moved_aside() && rows.redo.read().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn a_large_batch_that_found_the_disk_full_is_whole_before_the_next_is_applied() {
+        for unfinished in [Unfinished::Partly, Unfinished::Applied] {
+            let parent = tempfile::tempdir().unwrap();
+            let rows = SledRows::open(&parent.path().join("rollups"), 0).unwrap();
+            rows.redo.write(&many(b"old", b"old"), &rows.syncs).unwrap();
+            *rows.lock_unfinished() = unfinished;
+            // The database that is opened again may lack all that was not flushed.
+            rows.has_failed.store(true, Relaxed);
+            let mut small = RowBatch::default();
+            small.put(key(0), b"new".to_vec());
+            rows.apply(small).unwrap();
+            assert!(is_whole(&rows, b"new", b"old"), "{unfinished:?}");
+            assert_eq!(rows.redo.read().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_large_batch_that_found_the_disk_full_is_whole_once_it_is_settled() {
+        let parent = tempfile::tempdir().unwrap();
+        let rows = SledRows::open(&parent.path().join("rollups"), 0).unwrap();
+        rows.redo.write(&many(b"old", b"old"), &rows.syncs).unwrap();
+        *rows.lock_unfinished() = Unfinished::Partly;
+        rows.has_failed.store(true, Relaxed);
+        rows.settle().unwrap();
+        assert!(is_whole(&rows, b"old", b"old") && rows.redo.read().unwrap().is_none());
+    }
+
+    #[test]
+    fn an_indivisible_batch_is_applied_at_once() {
+        let parent = tempfile::tempdir().unwrap();
+        let rows = SledRows::open(&parent.path().join("rollups"), 0).unwrap();
+        let mut batch = many(b"old", b"old");
+        batch.make_indivisible();
+        rows.apply(batch).unwrap();
+        assert!(is_whole(&rows, b"old", b"old") && rows.redo.read().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_flush_does_not_forget_a_large_batch_that_is_not_whole() {
+        let parent = tempfile::tempdir().unwrap();
+        let rows = SledRows::open(&parent.path().join("rollups"), 0).unwrap();
+        rows.redo.write(&many(b"old", b"old"), &rows.syncs).unwrap();
+        *rows.lock_unfinished() = Unfinished::Partly;
+        rows.flush().unwrap();
+        assert!(rows.redo.read().unwrap().is_some());
+    }
+
+    #[test]
+    fn a_batch_that_is_written_down_belongs_to_its_store() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("rollups");
+        let redo = Redo::beside(&path);
+        redo.write(&many(b"old", b"old"), &Syncs::default()).unwrap();
+        let rows = SledRows::open(&path, 0).unwrap();
+        assert!(values(&rows).is_empty() && !rows.was_moved_aside(), "the store was gone, so its batch is, too");
+        rows.apply(many(b"old", b"old")).unwrap();
+        drop(rows);
+        fs::write(parent.path().join("rollups.redo"), b"damaged").unwrap();
+        let rows = SledRows::open(&path, 7).unwrap();
+        assert!(values(&rows).is_empty() && rows.was_moved_aside(), "a part of the batch may be in the store");
+        assert_eq!(redo.read().unwrap(), None);
     }
 
     #[test]

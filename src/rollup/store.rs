@@ -122,6 +122,7 @@ impl Store {
         let _exclusive = self.let_go(id).await;
         let rows = Arc::clone(&self.shared.rows);
         let removed = self.shared.environment.tasks.blocking(move || {
+            rows.settle()?;
             // The row that names the generation comes first, so what a crash leaves behind counts nothing.
             let (from, to) = (keys::current(id), keys::partition_end(id));
             while remove_some(&*rows, &from, &to)? > 0 {}
@@ -198,6 +199,7 @@ impl Store {
 
 impl StoreShared {
     fn open_partition(&self, id: PartitionId) -> Result<PartitionState, Error> {
+        self.rows.settle()?;
         let damage = Damage { environment: self.environment.clone(), marker: PathBuf::from(DAMAGE_MARKER) };
         let (rows, environment) = (Arc::clone(&self.rows), self.environment.clone());
         PartitionState::open(id, rows, environment, self.sketch.clone(), damage, Limits::default())

@@ -26,7 +26,7 @@ pub struct Policy {
     /// So long after `consumed` moved. Rows of running hours change at each checkpoint; writing them once a minute costs
     /// a thirtieth of writing them each time.
     pub interval: Duration,
-    /// As soon as so many rows changed: a batch of that many holds up other access to sled for almost two seconds. Fewer, and
+    /// As soon as so many rows changed: writing them takes sled almost two seconds. Fewer, and
     /// a running hour of 100,000 apps in three partitions would be written at each checkpoint.
     pub dirty_rows_max: usize,
     /// As soon as so many bytes of the log cannot be purged.
@@ -230,6 +230,10 @@ impl Shared {
         let generation = captured.generation;
         for (tail, row) in &captured.taken.rows {
             batch.put(self.key(generation, tail), row.to_stored(&self.sketch).encode().into());
+        }
+        if !captured.taken.quarantined.is_empty() {
+            // An entry is many rows, of which readers must find all.
+            batch.make_indivisible();
         }
         for (tail, value) in captured.taken.quarantined.iter().flat_map(quarantine::rows) {
             batch.put(self.key(generation, &tail), value);
