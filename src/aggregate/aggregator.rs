@@ -249,8 +249,8 @@ impl State {
     }
 
     /// Whether the table may take the entry's deltas too: they take at most [`DELTA_RATIO`] times its bytes, and the table,
-    /// twice its own estimate at most, must fit into one checkpoint that the log takes. A table that is full by its own measure takes nothing
-    /// before it is checkpointed; an empty one takes any entry.
+    /// twice its own estimate at most, must fit into one checkpoint that the log takes. A table that is full by its own
+    /// measure takes nothing before it is checkpointed; an empty one takes any entry.
     fn has_room_for(&self, entry: &Committed) -> bool {
         let Payload::Data(payload) = &entry.payload else { return true };
         let bytes = self.filling.bytes();

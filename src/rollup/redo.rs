@@ -51,7 +51,7 @@ impl Redo {
     /// that had only begun to write down.
     pub fn reopen(&self, syncs: &Syncs) -> io::Result<()> {
         match fs::remove_file(self.unnamed()) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => syncs.note(self.sync_directory()),
         }
     }

@@ -53,8 +53,8 @@ pub trait RowStore: Send + Sync + 'static {
     /// applied again when there is room. After any other error the process stops.
     fn apply(&self, batch: RowBatch) -> io::Result<()>;
 
-    /// Ends a batch that a full disk has left half-way: on return there is none. For whoever is about to read rows without
-    /// knowing what that batch holds.
+    /// Ends what a full disk has left half-way: on return the rows are those of whole batches, and none of them goes away but
+    /// with the power. For whoever is about to read rows without knowing what was being written.
     fn settle(&self) -> io::Result<()> {
         Ok(())
     }

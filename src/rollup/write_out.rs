@@ -1,4 +1,5 @@
-//! Writing out: what changed in memory goes to rows, in one batch per partition, then one flush for all.
+//! Writing out: what changed in memory goes to rows, in one batch per partition, then one flush for all (sled makes very large
+//! ones durable one by one).
 //!
 //! What is written is captured under the locks (pointers, no bytes) and stays readable in memory until it is durable.
 //! Applying goes on meanwhile; what it changes is written next time.
@@ -26,8 +27,8 @@ pub struct Policy {
     /// So long after `consumed` moved. Rows of running hours change at each checkpoint; writing them once a minute costs
     /// a thirtieth of writing them each time.
     pub interval: Duration,
-    /// As soon as so many rows changed: writing them takes sled almost two seconds. Fewer, and
-    /// a running hour of 100,000 apps in three partitions would be written at each checkpoint.
+    /// As soon as so many rows changed: writing them takes sled almost two seconds. Fewer, and a running hour of 100,000 apps in
+    /// three partitions would be written at each checkpoint.
     pub dirty_rows_max: usize,
     /// As soon as so many bytes of the log cannot be purged.
     pub log_bytes_max: u64,
