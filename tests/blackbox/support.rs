@@ -1,8 +1,9 @@
 //! Real node processes on free ports, killed when dropped, and a client that speaks plain HTTP to them.
 
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard};
@@ -80,9 +81,15 @@ pub fn hourmark(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hourmark")).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// An address that nobody listens on now.
+/// An address that nobody listens on now. None is given twice: the system may name a port again as soon as it is let go of.
 pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        if GIVEN.lock().unwrap().insert(address) {
+            return address.to_string();
+        }
+    }
 }
 
 /// A node's process.
