@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A round costs all members together as much whether it carries one small entry or a hundred. So small ones wait for the
-//! round before theirs; and where several small ones went together, more are about to come, and the next round waits for
-//! them about as long again as that one took. Behind a lone entry there is no pause. Large entries are worth a round of
-//! their own and follow each other closely.
+//! round before theirs; and where several small ones went together, those who wrote them are about to come back, and the
+//! next round waits until most of them are there, or as long again as that round took. Behind a lone entry there is no
+//! pause. Large entries are worth a round of their own and follow each other closely.
 
 use super::Inner;
 use crate::raft::{WriteError, Written};
@@ -46,21 +46,28 @@ pub(super) struct Proposal {
 struct Waiting {
     proposals: VecDeque<Proposal>,
     bytes: usize,
-    /// When the pause after the last round is over, if it had one.
-    resumes_at: Option<Instant>,
+    /// The pause after the last round, if it has one.
+    pause: Option<Pause>,
+}
+
+/// A pause: it ends when so many bytes wait, and at this moment at the latest.
+struct Pause {
+    bytes: usize,
+    until: Instant,
 }
 
 /// What is remembered of a round until it has landed: until Raft is done with it.
 struct Round {
     began: Instant,
-    /// Several small entries went together.
-    is_shared: bool,
+    /// Its bytes, if several small entries went together.
+    shared_bytes: Option<usize>,
 }
 
 impl Round {
     fn begin(proposals: &[Proposal]) -> Round {
         let bytes: usize = proposals.iter().map(|proposal| proposal.payload.len()).sum();
-        Round { began: Instant::now(), is_shared: proposals.len() > 1 && bytes < ROUND_BYTES }
+        let is_shared = proposals.len() > 1 && bytes < ROUND_BYTES;
+        Round { began: Instant::now(), shared_bytes: is_shared.then_some(bytes) }
     }
 }
 
@@ -71,17 +78,19 @@ impl Waiting {
     }
 
     fn landed(&mut self, round: &Round, now: Instant) {
-        self.resumes_at = round.is_shared.then(|| now + (now - round.began).min(PAUSE_MAX));
+        let until = now + (now - round.began).min(PAUSE_MAX);
+        // Those who wait already count: else two halves that take turns would never come together again.
+        self.pause = round.shared_bytes.map(|bytes| Pause { bytes: (bytes + self.bytes) / 4 * 3, until });
     }
 
     /// When the next round begins, if nothing else comes and none is under way.
     fn due(&self) -> Option<Instant> {
-        self.resumes_at.filter(|_| !self.proposals.is_empty())
+        self.pause.as_ref().filter(|_| !self.proposals.is_empty()).map(|pause| pause.until)
     }
 
     /// Those that go next, if it is time for another round; without those that nobody waits for any more.
     fn next_round(&mut self, under_way: usize, now: Instant) -> Option<Vec<Proposal>> {
-        let is_over = self.resumes_at.is_none_or(|at| at <= now);
+        let is_over = self.pause.as_ref().is_none_or(|pause| pause.until <= now || pause.bytes <= self.bytes);
         let is_time = (under_way == 0 && is_over) || (self.bytes >= ROUND_BYTES && under_way < ROUNDS_MAX);
         if !is_time || self.proposals.is_empty() {
             return None;
@@ -121,13 +130,13 @@ async fn take_turns<R: Future<Output = Round>>(
         let due = waiting.due().filter(|_| rounds.is_empty());
         tokio::select! {
             biased;
-            Some(round) = rounds.next() => waiting.landed(&round, Instant::now()),
             count = arrivals.recv_many(&mut arrived, TAKEN_MAX) => {
                 if count == 0 {
                     return;
                 }
                 arrived.drain(..).for_each(|proposal| waiting.push(proposal));
             }
+            Some(round) = rounds.next() => waiting.landed(&round, Instant::now()),
             () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {}
         }
     }
@@ -179,16 +188,24 @@ mod tests {
     }
 
     #[test]
-    fn after_several_that_went_together_the_next_wait_as_long_again() {
+    fn after_several_that_went_together_the_next_wait_for_most_of_them_or_as_long_again() {
         let (mut waiting, _callers) = waiting(&[10, 20]);
         let began = Instant::now();
         let ms = |ms| began + Duration::from_millis(ms);
         assert_eq!(waiting.due(), None);
-        waiting.landed(&Round { began, is_shared: true }, ms(3));
+        waiting.landed(&Round { began, shared_bytes: Some(30) }, ms(3));
         assert_eq!(waiting.due(), Some(ms(6)));
         assert_eq!(sizes(waiting.next_round(0, ms(5))), None);
         assert_eq!(sizes(waiting.next_round(0, ms(6))), Some(vec![10, 20]));
         assert_eq!(waiting.due(), None, "nothing waits");
+
+        // Of 30 bytes that wait and 30 that went, most are 45.
+        for (back, round) in [(14, None), (15, Some(vec![10, 20, 15]))] {
+            let ((mut waiting, _callers), (mut more, _caller)) = (self::waiting(&[10, 20]), self::waiting(&[back]));
+            waiting.landed(&Round { began, shared_bytes: Some(30) }, ms(3));
+            waiting.push(more.proposals.remove(0).unwrap());
+            assert_eq!(sizes(waiting.next_round(0, ms(4))), round);
+        }
     }
 
     #[test]
@@ -196,11 +213,11 @@ mod tests {
         let (mut waiting, _callers) = waiting(&[10, ROUND_BYTES]);
         let began = Instant::now();
         let late = began + Duration::from_secs(1);
-        waiting.landed(&Round { began, is_shared: true }, late);
+        waiting.landed(&Round { began, shared_bytes: Some(ROUND_BYTES - 1) }, late);
         assert_eq!(waiting.due(), Some(late + PAUSE_MAX));
-        assert_eq!(sizes(waiting.next_round(0, late)), Some(vec![10, ROUND_BYTES]), "its bytes are worth a round");
+        assert_eq!(sizes(waiting.next_round(1, late)), Some(vec![10, ROUND_BYTES]), "its bytes are worth a round");
         let (mut waiting, _callers) = self::waiting(&[10]);
-        waiting.landed(&Round { began, is_shared: false }, late);
+        waiting.landed(&Round { began, shared_bytes: None }, late);
         assert_eq!(sizes(waiting.next_round(0, late)), Some(vec![10]), "it is alone");
     }
 
@@ -218,7 +235,8 @@ mod tests {
         let writes = async {
             let mut callers = Vec::new();
             let small = [0, 1, 2, 9, 20, 21, 22, 29].map(|at| (at, 7));
-            for (at, size) in small.into_iter().chain([(30, ROUND_BYTES), (35, 7)]) {
+            let back = [40, 41, 42, 46, 50, 51].map(|at| (at, 7));
+            for (at, size) in small.into_iter().chain([(30, ROUND_BYTES), (35, 7)]).chain(back) {
                 sleep_until(start + Duration::from_millis(at)).await;
                 let (mut one, caller) = waiting(&[size]);
                 callers.extend(caller);
@@ -228,8 +246,9 @@ mod tests {
             drop(arrivals);
         };
         tokio::join!(turns, writes);
-        // One alone, two at its end, a pause until 12; again, and a large one, which takes along who waits and has no pause.
-        let expected = [(0, 1), (4, 2), (12, 1), (20, 1), (24, 2), (30, 2), (35, 1)];
+        // One alone, two at its end, a pause until 12; again, and a large one, which takes along who waits and has no pause;
+        // once more, and a pause that ends when most have come back.
+        let expected = [(0, 1), (4, 2), (12, 1), (20, 1), (24, 2), (30, 2), (35, 1), (40, 1), (44, 2), (51, 3)];
         assert_eq!(*rounds.borrow(), expected);
     }
 
