@@ -29,10 +29,11 @@ impl Lent {
         Lent(Arc::new(Mutex::new(Inner { body, is_held_back: headers.contains_key(header::EXPECT) })))
     }
 
-    /// Throws away what is left, unless the client holds it back, says that it is more than `bytes_max`, sends more than
-    /// that or takes longer than `time_max`.
+    /// Throws away what is left, if anything is, unless the client holds it back, says that it is more than `bytes_max`,
+    /// sends more than that or takes longer than `time_max`.
     pub async fn drain(mut self, bytes_max: u64, time_max: Duration) {
-        if self.lock().is_held_back || self.size_hint().lower() > bytes_max {
+        let is_over = self.is_end_stream();
+        if is_over || self.lock().is_held_back || self.size_hint().lower() > bytes_max {
             return;
         }
         let read = async {

@@ -5,13 +5,14 @@
 //! connections than a node can hold, one whose request makes a handler panic. None of them may cost the others anything.
 
 use super::Problem;
+use super::date::Dates;
 use super::drain::Lent;
 use super::stall::StallGuard;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use cluster::environment::{Clock, Environment, Listener, Stream};
+use cluster::environment::{Environment, Listener, Stream};
 use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -22,7 +23,7 @@ use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// The bounds of the HTTP server.
@@ -105,6 +106,7 @@ impl Door {
             limits,
             connections,
             stopped,
+            dates: Dates::default(),
         });
         self.environment.tasks.spawn("http accept", accept(site, self.listener));
         server
@@ -149,6 +151,7 @@ struct Site {
     limits: Limits,
     connections: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
+    dates: Dates,
 }
 
 /// How long to wait after a failed accept: the reason (no file descriptors left) passes only with time.
@@ -209,10 +212,10 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Answers the first request of a connection over the limit with `503`.
 async fn refuse(site: Arc<Site>, stream: Box<dyn Stream>, permit: OwnedSemaphorePermit) {
-    let clock = site.environment.clock.clone();
+    let shared = site.clone();
     let service = service_fn(move |_: Request<Incoming>| {
         let problem = Problem::unavailable("this node serves as many connections as it can", Duration::from_secs(1));
-        let mut response = dated(problem.into_response(), &*clock);
+        let mut response = dated(problem.into_response(), &shared);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         async move { Ok::<_, Infallible>(response) }
     });
@@ -257,15 +260,12 @@ async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Result<Response<
     if response.status() != StatusCode::REQUEST_TIMEOUT {
         body.drain(site.limits.drain_bytes_max, site.limits.drain_timeout).await;
     }
-    Ok(dated(response, &*site.environment.clock))
+    Ok(dated(response, &site))
 }
 
 /// Sets `Date` from the node's own clock; hyper would read the operating system's.
-fn dated(mut response: Response<Body>, clock: &dyn Clock) -> Response<Body> {
-    let date = httpdate::fmt_http_date(UNIX_EPOCH + clock.since_epoch());
-    if let Ok(date) = HeaderValue::from_str(&date) {
-        response.headers_mut().insert(header::DATE, date);
-    }
+fn dated(mut response: Response<Body>, site: &Site) -> Response<Body> {
+    response.headers_mut().insert(header::DATE, site.dates.now(&*site.environment.clock));
     response
 }
 
@@ -274,7 +274,7 @@ mod tests {
     use super::*;
     use async_trait::async_trait;
     use axum::routing::{get, post};
-    use cluster::environment::{Network, SystemDisk, SystemEntropy, Tasks, ThreadPool};
+    use cluster::environment::{Clock, Network, SystemDisk, SystemEntropy, Tasks, ThreadPool};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::sync::{Mutex, mpsc};
 

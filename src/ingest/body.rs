@@ -24,13 +24,21 @@ pub enum Encoding {
 impl Encoding {
     /// The encoding that a `Content-Encoding` header names.
     pub fn named(name: &str) -> Option<Encoding> {
-        match name.trim().to_ascii_lowercase().as_str() {
-            "" | "identity" => Some(Encoding::Identity),
-            "gzip" | "x-gzip" => Some(Encoding::Gzip),
-            "zstd" => Some(Encoding::Zstd),
-            _ => None,
-        }
+        look_up(&ENCODINGS, name.trim())
     }
+}
+
+const ENCODINGS: [(&str, Encoding); 5] = [
+    ("", Encoding::Identity),
+    ("identity", Encoding::Identity),
+    ("gzip", Encoding::Gzip),
+    ("x-gzip", Encoding::Gzip),
+    ("zstd", Encoding::Zstd),
+];
+
+/// What is named so, whichever case it is written in.
+fn look_up<T: Copy>(table: &[(&str, T)], name: &str) -> Option<T> {
+    table.iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| *value)
 }
 
 /// How a body writes its events.
@@ -48,14 +56,17 @@ impl Kind {
     /// The kind that a `Content-Type` header names; its parameters say nothing that matters here.
     pub fn named(media_type: &str) -> Option<Kind> {
         let essence = media_type.split(';').next().unwrap_or_default();
-        match essence.trim().to_ascii_lowercase().as_str() {
-            "application/x-ndjson" | "application/ndjson" | "application/jsonl" => Some(Kind::Lines),
-            "application/json" => Some(Kind::Json),
-            "application/vnd.hourmark.batch" => Some(Kind::Batch),
-            _ => None,
-        }
+        look_up(&KINDS, essence.trim())
     }
 }
+
+const KINDS: [(&str, Kind); 5] = [
+    ("application/x-ndjson", Kind::Lines),
+    ("application/ndjson", Kind::Lines),
+    ("application/jsonl", Kind::Lines),
+    ("application/json", Kind::Json),
+    ("application/vnd.hourmark.batch", Kind::Batch),
+];
 
 /// Why a body could not be decompressed.
 #[derive(Debug, thiserror::Error)]
@@ -367,11 +378,18 @@ mod tests {
     #[test]
     fn headers_name_kinds_and_encodings() {
         assert_eq!(Kind::named("Application/JSON; charset=utf-8"), Some(Kind::Json));
-        assert_eq!(Kind::named("application/x-ndjson"), Some(Kind::Lines));
-        assert_eq!(Kind::named("text/csv"), None);
-        assert_eq!(Encoding::named("GZIP"), Some(Encoding::Gzip));
-        assert_eq!(Encoding::named("zstd"), Some(Encoding::Zstd));
-        assert_eq!(Encoding::named("gzip, zstd"), None);
-        assert_eq!(Encoding::named("br"), None);
+        for lines in ["application/x-ndjson", "application/ndjson", " application/jsonl ;charset=utf-8"] {
+            assert_eq!(Kind::named(lines), Some(Kind::Lines), "{lines}");
+        }
+        assert_eq!(Kind::named("application/vnd.hourmark.batch"), Some(Kind::Batch));
+        assert_eq!((Kind::named("text/csv"), Kind::named("")), (None, None));
+        for (encoding, names) in [
+            (Encoding::Identity, ["", "Identity"]),
+            (Encoding::Gzip, ["GZIP", "x-gzip"]),
+            (Encoding::Zstd, ["zstd", " Zstd "]),
+        ] {
+            assert_eq!(names.map(Encoding::named), [Some(encoding); 2], "{names:?}");
+        }
+        assert_eq!((Encoding::named("gzip, zstd"), Encoding::named("br")), (None, None));
     }
 }

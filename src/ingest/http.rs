@@ -8,9 +8,9 @@ use super::{
 use crate::domain::{ProducerId, Sequence};
 use crate::http::{PROBLEM_MEDIA_TYPE, Problem, Room};
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Query, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
@@ -22,8 +22,14 @@ use utoipa::openapi::schema::{AllOfBuilder, ObjectBuilder, OneOfBuilder, Schema,
 use utoipa::openapi::{Ref, RefOr};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-const PRODUCER: &str = "Hourmark-Producer";
-const SEQUENCE: &str = "Hourmark-Sequence";
+/// A header as its description and refusals write it, and as requests are searched for it.
+struct Header {
+    title: &'static str,
+    name: HeaderName,
+}
+
+static PRODUCER: Header = Header { title: "Hourmark-Producer", name: HeaderName::from_static("hourmark-producer") };
+static SEQUENCE: Header = Header { title: "Hourmark-Sequence", name: HeaderName::from_static("hourmark-sequence") };
 
 /// Bodies up to this size are copied, so that their connection can use its buffer of at least 8 KiB again.
 const COPIED_BYTES_MAX: usize = 1024;
@@ -176,13 +182,10 @@ const ALL_REJECTED: &str = "all_lines_rejected";
         (status = 503, description = "Not known to be durable: send it again", body = Problem, content_type = "application/problem+json")
     )
 )]
-async fn post_events(
-    State(intake): State<Intake>,
-    parameters: Result<Query<EventsParameters>, QueryRejection>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    let answer = match take(&intake, parameters, &headers, body).await {
+async fn post_events(State(intake): State<Intake>, request: Request) -> Response {
+    // Taken apart here: an extractor of headers copies them.
+    let (head, body) = request.into_parts();
+    let answer = match take(&intake, &head, body).await {
         Ok(receipt) => receipt.into_response(),
         Err(problem) => problem.into_response(),
     };
@@ -193,14 +196,10 @@ async fn post_events(
     answer
 }
 
-async fn take(
-    intake: &Intake,
-    parameters: Result<Query<EventsParameters>, QueryRejection>,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Receipt, Problem> {
+async fn take(intake: &Intake, head: &Parts, body: Body) -> Result<Receipt, Problem> {
+    let parameters = Query::<EventsParameters>::try_from_uri(&head.uri);
     let Query(parameters) = parameters.map_err(|refusal| Problem::unreadable_query(&refusal))?;
-    let errors_max = parameters.errors_max()?;
+    let (errors_max, headers) = (parameters.errors_max()?, &head.headers);
     let (kind, encoding) = (kind(headers)?, encoding(headers)?);
     let producer = producer(headers)?;
     let mut permit = intake.admit().map_err(overloaded)?;
@@ -233,29 +232,30 @@ fn encoding(headers: &HeaderMap) -> Result<Encoding, Problem> {
 }
 
 fn producer(headers: &HeaderMap) -> Result<Option<(ProducerId, Sequence)>, Problem> {
-    let (producer, sequence) = match (text(headers, PRODUCER)?, text(headers, SEQUENCE)?) {
+    let bad = |header: &Header, why: &str| Problem::bad_parameter(header.title, why);
+    let (producer, sequence) = match (text(headers, &PRODUCER)?, text(headers, &SEQUENCE)?) {
         (None, None) => return Ok(None),
-        (Some(_), None) => return Err(Problem::bad_parameter(SEQUENCE, "is missing: send both headers, or neither")),
-        (None, Some(_)) => return Err(Problem::bad_parameter(PRODUCER, "is missing: send both headers, or neither")),
+        (Some(_), None) => return Err(bad(&SEQUENCE, "is missing: send both headers, or neither")),
+        (None, Some(_)) => return Err(bad(&PRODUCER, "is missing: send both headers, or neither")),
         (Some(producer), Some(sequence)) => (producer, sequence),
     };
-    let producer = ProducerId::new(producer)
-        .ok_or_else(|| Problem::bad_parameter(PRODUCER, "is not 1 to 256 bytes without control characters"))?;
+    let producer =
+        ProducerId::new(producer).ok_or_else(|| bad(&PRODUCER, "is not 1 to 256 bytes without control characters"))?;
     let is_number = sequence.bytes().all(|byte| byte.is_ascii_digit());
     let sequence = sequence.parse().ok().filter(|_| is_number);
-    let sequence = sequence.ok_or_else(|| Problem::bad_parameter(SEQUENCE, "is not an integer from 0 to 2^64 - 1"))?;
+    let sequence = sequence.ok_or_else(|| bad(&SEQUENCE, "is not an integer from 0 to 2^64 - 1"))?;
     Ok(Some((producer, Sequence(sequence))))
 }
 
 /// The one value of a header, if it is there.
-fn text<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Problem> {
-    let mut values = headers.get_all(name).into_iter();
+fn text<'a>(headers: &'a HeaderMap, header: &Header) -> Result<Option<&'a str>, Problem> {
+    let mut values = headers.get_all(&header.name).into_iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err(Problem::bad_parameter(name, "stands there more than once"));
+        return Err(Problem::bad_parameter(header.title, "stands there more than once"));
     }
     let text = std::str::from_utf8(value.as_bytes());
-    text.map(Some).map_err(|_| Problem::bad_parameter(name, "is not UTF-8"))
+    text.map(Some).map_err(|_| Problem::bad_parameter(header.title, "is not UTF-8"))
 }
 
 /// Reads a body as it comes in, each piece with room from the budget.

@@ -179,8 +179,9 @@ impl Intake {
         let slots = self.shared.append.slots();
         let limits = self.time_limits();
         let (text, permit) = self.inflate(body, permit).await?;
-        let (request, body_hash) = self.read(text.clone(), limits, slots.clone()).await?;
-        let identified = producer.map(|(producer, sequence)| {
+        let again = producer.map(|producer| (producer, text.clone(), slots.clone()));
+        let (request, body_hash) = self.read(text, limits, slots).await?;
+        let identified = again.map(|((producer, sequence), text, slots)| {
             let identity = Identity { producer, sequence, body_hash, limits };
             Identified { identity, text, slots }
         });
@@ -272,11 +273,16 @@ impl Delivery<'_> {
         if let Some(identified) = identified {
             identity = Some(self.ask_home(&mut request, identified, &mut receipt).await?);
         }
-        let others = request.partitions.into_iter().map(|(partition, events)| {
+        let mut others = request.partitions.into_iter().map(|(partition, events)| {
             let (count, sent) = (events.events, self.send(partition, events, identity.clone()));
             async move { sent.await.map(|outcome| (partition, count, outcome)) }
         });
-        for (partition, count, outcome) in try_join_all(others).await? {
+        // Small requests have one part, and nothing to join.
+        let outcomes = match others.len() {
+            1 => vec![others.next().expect("there is one").await?],
+            _ => try_join_all(others).await?,
+        };
+        for (partition, count, outcome) in outcomes {
             receipt.add(partition, count, outcome)?;
         }
         receipt.rejections = request.rejections;

@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 const GOOD: &str = "{\"app_id\":\"checkout\",\"timestamp\":\"2026-11-22T11:15:03.123Z\",\"response_time_ms\":12.75}\n";
 const LINES: &str = "application/x-ndjson";
+const PRODUCER: &str = "Hourmark-Producer";
+const SEQUENCE: &str = "Hourmark-Sequence";
 
 struct Site {
     log: Arc<FakeLog>,
