@@ -1,4 +1,4 @@
-//! The `Date` of answers, written once a second.
+//! The `Date` of answers, written once a second at most.
 
 use axum::http::HeaderValue;
 use cluster::environment::Clock;
