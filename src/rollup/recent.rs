@@ -7,10 +7,6 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Written rows that are kept at most: they are likely to change again. A third of 100,000 apps with some to spare; about 250 MB
-/// with the largest sketches and as many values that wait beside them.
-pub const CLEAN_ROWS_MAX: usize = 40_960;
-
 /// Rows of each of two halves that were read and are kept, so that hot hours do not ask the store: some 6 MB of a partition
 /// with sketches of 300 bins.
 const READ_ROWS_MAX: usize = 1024;
@@ -131,9 +127,10 @@ impl Recent {
     }
 
     /// What was taken is in the row store: what did not change in the meantime may be forgotten. The rows of this
-    /// write-out are kept, as far as they are not too many, those of earlier ones are not.
-    pub fn written(&mut self, taken: &Taken) {
-        let keeps_written = self.writing <= CLEAN_ROWS_MAX;
+    /// write-out are kept if they are not more than `kept_max`, because they are likely to change again; those of earlier ones are
+    /// not.
+    pub fn written(&mut self, taken: &Taken, kept_max: usize) {
+        let keeps_written = self.writing <= kept_max;
         self.writing = 0;
         self.rows.retain(|_, kept| {
             let was_written = std::mem::take(&mut kept.is_writing);
@@ -186,7 +183,7 @@ mod tests {
         assert_eq!(tails(&taken), [[1], [2]]);
         recent.put(vec![2], row(2));
         assert_eq!(tails(&recent.unwritten()), [[1], [2]], "a snapshot needs both");
-        recent.written(&taken);
+        recent.written(&taken, 9);
         assert_eq!(tails(&recent.take()), [[2]]);
     }
 
@@ -195,12 +192,17 @@ mod tests {
         let mut recent = Recent::default();
         recent.put(vec![1], row(1));
         let taken = recent.take();
-        recent.written(&taken);
+        recent.written(&taken, 9);
         assert!(recent.get(&[1]).is_some(), "likely to change again");
         recent.put(vec![2], row(1));
         let taken = recent.take();
-        recent.written(&taken);
+        recent.written(&taken, 9);
         assert!(recent.get(&[1]).is_none() && recent.get(&[2]).is_some());
+        recent.put(vec![1], row(1));
+        recent.put(vec![2], row(1));
+        let taken = recent.take();
+        recent.written(&taken, 1);
+        assert!(recent.get(&[1]).is_none() && recent.get(&[2]).is_none(), "too many to be kept");
     }
 
     #[test]
@@ -224,9 +226,9 @@ mod tests {
         recent.put(vec![1], row(2));
         recent.keep_read(vec![1], row(1));
         let taken = recent.take();
-        recent.written(&taken);
+        recent.written(&taken, 9);
         recent.take();
-        recent.written(&Taken::default());
+        recent.written(&Taken::default(), 9);
         assert_eq!(revision(&recent, &[1]), None, "what was read before the change is not shown after it");
     }
 

@@ -156,7 +156,8 @@ impl Store {
 
     async fn write_out_of(&self, states: Vec<Exclusive>) -> Result<usize, Error> {
         let begin = Instant::now();
-        let rows = write_out(states).await?;
+        let kept_max = self.shared.policy.rows_share(self.lock().len());
+        let rows = write_out(states, kept_max).await?;
         if rows > 0 {
             self.shared.metrics.rows_written.inc_by(rows as u64);
             self.shared.metrics.write_out_seconds.observe(begin.elapsed().as_secs_f64());
@@ -177,7 +178,9 @@ impl Store {
             let states = self.partitions();
             let dirty: usize = states.iter().map(|state| state.behind().dirty_rows).sum();
             self.shared.metrics.dirty_rows.set(dirty as u64);
-            let due = states.into_iter().filter(|state| is_requested || policy.is_due(&state.behind(), now));
+            let partitions = states.len();
+            let is_due = |state: &PartitionState| is_requested || policy.is_due(&state.behind(), partitions, now);
+            let due = states.into_iter().filter(is_due);
             match self.write_out_of(free(due)).await {
                 Ok(_) => {}
                 Err(Error::Rows(error)) if is_full(&error) => {

@@ -10,7 +10,7 @@ use super::keys::{self, Generation, Kind};
 use super::load::encode_current;
 use super::position::Position;
 use super::quarantine;
-use super::recent::{CLEAN_ROWS_MAX, Recent, Taken};
+use super::recent::{Recent, Taken};
 use super::rows::RowBatch;
 use super::snapshot::Overlay;
 use super::state::{Condition, Inner, PartitionState, Shared};
@@ -21,22 +21,29 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
+/// Rows of a node that may have changed, and as many that stay in memory because they were written last and are likely to
+/// change again: 100,000 apps with some to spare; about 750 MB with the largest sketches and as many values that wait beside them.
+const ROWS_MAX: usize = 122_880;
+
+/// So many partitions divide [`Policy::rows_max`] among them; where there are more, each has as much as each of these.
+const SHARES_MAX: usize = 3;
+
 /// When a partition is written out.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// So long after `consumed` moved. Rows of running hours change at each checkpoint; writing them once a minute costs
     /// a thirtieth of writing them each time.
     pub interval: Duration,
-    /// As soon as so many rows changed: writing them takes sled almost two seconds. Fewer, and a running hour of 100,000 apps in
-    /// three partitions would be written at each checkpoint.
-    pub dirty_rows_max: usize,
+    /// As soon as the partition's share of so many rows changed: writing a third of them takes sled almost two seconds. Fewer, and
+    /// a running hour of 100,000 apps would be written at each checkpoint. As many stay in memory once they are written.
+    pub rows_max: usize,
     /// As soon as so many bytes of the log cannot be purged.
     pub log_bytes_max: u64,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Policy { interval: Duration::from_secs(60), dirty_rows_max: CLEAN_ROWS_MAX, log_bytes_max: 256 << 20 }
+        Policy { interval: Duration::from_secs(60), rows_max: ROWS_MAX, log_bytes_max: 256 << 20 }
     }
 }
 
@@ -52,11 +59,16 @@ pub struct Behind {
 }
 
 impl Policy {
-    /// Whether a write-out is due.
-    pub fn is_due(&self, behind: &Behind, now: Instant) -> bool {
+    /// The share of each of a node's so many partitions in [`Policy::rows_max`].
+    pub fn rows_share(&self, partitions: usize) -> usize {
+        (self.rows_max / partitions.clamp(1, SHARES_MAX)).max(1)
+    }
+
+    /// Whether a write-out is due of one of so many partitions.
+    pub fn is_due(&self, behind: &Behind, partitions: usize, now: Instant) -> bool {
         let Some(since) = behind.since else { return false };
         now.saturating_duration_since(since) >= self.interval
-            || behind.dirty_rows >= self.dirty_rows_max
+            || behind.dirty_rows >= self.rows_share(partitions)
             || behind.log_bytes >= self.log_bytes_max
     }
 }
@@ -65,6 +77,8 @@ impl Policy {
 struct WriteOut {
     shared: Arc<Shared>,
     captured: Option<Captured>,
+    /// Rows that stay in memory once they are written.
+    kept_max: usize,
     _exclusive: OwnedMutexGuard<()>,
 }
 
@@ -75,7 +89,7 @@ impl WriteOut {
 
     fn written(mut self) {
         if let Some(captured) = self.captured.take() {
-            self.shared.written(captured);
+            self.shared.written(captured, self.kept_max);
         }
     }
 }
@@ -132,12 +146,15 @@ pub(super) fn free(states: impl IntoIterator<Item = PartitionState>) -> Vec<Excl
     locked.collect()
 }
 
-/// Writes out the partitions that have something to write, and makes it durable. Returns how many rows were written.
-pub(super) async fn write_out(states: Vec<Exclusive>) -> Result<usize, Error> {
+/// Writes out the partitions that have something to write, and makes it durable; of each, `kept_max` rows at most stay in
+/// memory. Returns how many rows were written.
+pub(super) async fn write_out(states: Vec<Exclusive>, kept_max: usize) -> Result<usize, Error> {
     let Some((first, _)) = states.first() else { return Ok(0) };
     let (tasks, rows) = (first.shared.environment.tasks.clone(), Arc::clone(&first.shared.rows));
     // Not in the background: there it could be interrupted while it holds the locks.
-    let outs = tasks.blocking(move || states.into_iter().filter_map(capture).collect::<Vec<_>>()).await;
+    let outs = tasks
+        .blocking(move || states.into_iter().filter_map(|state| capture(state, kept_max)).collect::<Vec<_>>())
+        .await;
     if outs.is_empty() {
         return Ok(0);
     }
@@ -155,7 +172,7 @@ pub(super) async fn write_out(states: Vec<Exclusive>) -> Result<usize, Error> {
 }
 
 /// What a partition has to write, if it has anything.
-fn capture((state, exclusive): Exclusive) -> Option<WriteOut> {
+fn capture((state, exclusive): Exclusive, kept_max: usize) -> Option<WriteOut> {
     let shared = Arc::clone(&state.shared);
     let captured = {
         let _long_holder = shared.holds_long();
@@ -166,7 +183,7 @@ fn capture((state, exclusive): Exclusive) -> Option<WriteOut> {
         shared.lock().recent_dirty = recent.dirty();
         Captured { taken, ..captured }
     };
-    Some(WriteOut { shared, captured: Some(captured), _exclusive: exclusive })
+    Some(WriteOut { shared, captured: Some(captured), kept_max, _exclusive: exclusive })
 }
 
 impl PartitionState {
@@ -182,7 +199,7 @@ impl PartitionState {
 
     /// Writes out this partition alone; see [`super::Store::write_out`].
     pub async fn write_out(&self) -> Result<(), Error> {
-        write_out(exclusive(vec![self.clone()]).await).await.map(|_| ())
+        write_out(exclusive(vec![self.clone()]).await, ROWS_MAX).await.map(|_| ())
     }
 }
 
@@ -270,10 +287,10 @@ impl Shared {
     }
 
     /// What was captured is durable.
-    fn written(&self, captured: Captured) {
+    fn written(&self, captured: Captured, kept_max: usize) {
         let _long_holder = self.holds_long();
         let mut recent = self.lock_recent();
-        recent.written(&captured.taken);
+        recent.written(&captured.taken, kept_max);
         let mut inner = self.lock();
         inner.recent_dirty = recent.dirty();
         inner.durable = captured.position.durable();
@@ -325,14 +342,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_write_out_is_due_by_age_rows_or_log() {
-        let policy = Policy { interval: Duration::from_secs(60), dirty_rows_max: 10, log_bytes_max: 1000 };
+        let policy = Policy { interval: Duration::from_secs(60), rows_max: 10, log_bytes_max: 1000 };
         let now = Instant::now();
         let behind = Behind { since: Some(now), dirty_rows: 9, log_bytes: 999 };
-        assert!(!policy.is_due(&behind, now + Duration::from_secs(59)));
-        assert!(policy.is_due(&behind, now + Duration::from_secs(60)));
-        assert!(policy.is_due(&Behind { dirty_rows: 10, ..behind }, now));
-        assert!(policy.is_due(&Behind { log_bytes: 1000, ..behind }, now));
+        assert!(!policy.is_due(&behind, 1, now + Duration::from_secs(59)));
+        assert!(policy.is_due(&behind, 1, now + Duration::from_secs(60)));
+        assert!(policy.is_due(&Behind { dirty_rows: 10, ..behind }, 1, now));
+        assert!(policy.is_due(&Behind { log_bytes: 1000, ..behind }, 1, now));
+        assert!(policy.is_due(&Behind { dirty_rows: 5, ..behind }, 2, now), "its share of them");
+        assert!(!policy.is_due(&Behind { dirty_rows: 2, ..behind }, 99, now), "a third of them at least");
+        assert!(policy.is_due(&Behind { dirty_rows: 3, ..behind }, 99, now));
         let nothing = Behind { since: None, dirty_rows: 10, log_bytes: 1000 };
-        assert!(!policy.is_due(&nothing, now + Duration::from_secs(3600)), "nothing would become durable");
+        assert!(!policy.is_due(&nothing, 1, now + Duration::from_secs(3600)), "nothing would become durable");
     }
 }

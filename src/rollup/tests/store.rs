@@ -62,7 +62,7 @@ async fn partitions_are_written_out_after_the_interval_and_can_be_purged_then() 
 #[tokio::test(start_paused = true)]
 async fn many_dirty_rows_are_written_at_once_and_a_full_disk_is_waited_for() {
     let disk = MemoryDisk::default();
-    let (store, _) = open(&disk, Policy { dirty_rows_max: 1, ..Policy::default() }).await;
+    let (store, _) = open(&disk, Policy { rows_max: 1, ..Policy::default() }).await;
     let replica = replica_of(&store, &disk, 1).await;
     let (mut log, mut durable) = (Log::default(), replica.state.watch_durable());
     disk.set_full(true);
