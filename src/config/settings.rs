@@ -119,7 +119,8 @@ pub const SETTINGS: &[Setting] = &[
         name: "partitions",
         what: "Shares of the log, spread over the nodes by app. Taken when the cluster is created; ignored by nodes that join.",
         why: "one per node of a three-node cluster; each more makes entries smaller and costs CPU for each of them. One folds some \
-              ten million events a second, so that more are needed only where more than three nodes are to lead",
+              ten million events a second, so that more are needed only where more than three nodes are to lead. `dev` and \
+              `bench --spawn` make one where that many leaders outnumber the cores",
         empty_default: "",
         is_basic: false,
         kind: Kind::Integer(|config| &mut config.partitions, 1..=1024),

@@ -16,10 +16,11 @@ import side_by_side
 from side_by_side import ROOT, Results, bench, count, ingest
 
 RESULTS = ROOT / "docs/curves/scale.json"
+USUAL = ["--partitions", "3"]  # A cluster on few cores would have one.
 POINTS = {
     "partitions": [(each, ["--spawn", 3], ["--partitions", str(each)]) for each in (1, 8, 32)],
-    "nodes": [(each, ["--spawn", each], []) for each in (1, 3, 5)],
-    "apps": [(each, ["--spawn", 3, "--hours", 1, "--apps", each], []) for each in (1000, 10_000, 100_000)],
+    "nodes": [(each, ["--spawn", each], USUAL) for each in (1, 3, 5)],
+    "apps": [(each, ["--spawn", 3, "--hours", 1, "--apps", each], USUAL) for each in (1000, 10_000, 100_000)],
 }
 HISTORY = "100,000 apps, 24 hours"
 
@@ -55,7 +56,7 @@ def main():
 
     runs = {f"{each:,} {what}": lambda flags=flags, node_flags=node_flags: run(flags, node_flags)
             for what, points in POINTS.items() for each, flags, node_flags in points}
-    results.turns(runs | {HISTORY: lambda: run(["--spawn", 3, "--apps", 100_000], [])})
+    results.turns(runs | {HISTORY: lambda: run(["--spawn", 3, "--apps", 100_000], USUAL)})
     results.goal("events/s with 100,000 apps", results.median("100,000 apps", "events_per_s"), 2e6)
     results.goal("MiB of a node with 100,000 apps", results.median("100,000 apps", "node_mib_max"), 1.5e9 / 2**20, is_at_least=False)
     try:

@@ -88,7 +88,7 @@ def save(binary, path, events, *flags):
 def ingest(report):
     """The numbers of a run of events that comparisons use."""
     numbers = {"events": report["events"], "events_per_s": report["events_per_second"], "cpu_us": report["cpu_us_per_event"],
-               "p50_ms": report["ack_latency"]["p50_ms"], "p99_ms": report["ack_latency"]["p99_ms"]}
+               "p50_ms": report["ack_latency"]["p50_ms"], "p99_ms": report["ack_latency"]["p99_ms"], "partitions": report["partitions"]}
     if report["nodes"]:
         numbers["node_mib_max"] = max(node["memory_bytes_max"] for node in report["nodes"]) >> 20
     if report["fsync"]:

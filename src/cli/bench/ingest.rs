@@ -152,7 +152,8 @@ pub async fn run(arguments: &Arguments, cluster: &Cluster, load: Load, run: u64)
     let drain_seconds = drain(&cluster.servers).await?.as_secs_f64();
     let nodes: Vec<Usage> =
         usages(cluster).0.into_iter().zip(&before.0).map(|(after, before)| after.since(*before)).collect();
-    let measured = Measured { nodes, client_cpu, drain_seconds, fsync };
+    let partitions = cluster_view::ask(&Client::new(&cluster.servers)?, PATIENCE).await?.partitions.len();
+    let measured = Measured { nodes, partitions, client_cpu, drain_seconds, fsync };
     let mut report = measured.report(arguments, &load, ran);
     if cluster.directory.is_some() && report.events > 0 {
         let used = cluster.directory.as_deref().map_or(0, disk_bytes);
@@ -168,6 +169,7 @@ pub async fn run(arguments: &Arguments, cluster: &Cluster, load: Load, run: u64)
 /// What was measured beside the requests themselves.
 struct Measured {
     nodes: Vec<Usage>,
+    partitions: usize,
     client_cpu: Duration,
     drain_seconds: f64,
     fsync: Option<super::latency::Summary>,
@@ -188,6 +190,7 @@ impl Measured {
             warm_up_events: load.events(0..load.warm_up),
             requests: measured.len(),
             connections: arguments.connections(),
+            partitions: self.partitions,
             target_events_per_second: arguments.rate.map(|rate| rate as f64),
             seconds,
             events_per_second: events as f64 / seconds,

@@ -82,7 +82,7 @@ pub struct Arguments {
     #[arg(long, value_name = "NUMBER", value_parser = request_events)]
     request_events: Option<usize>,
     /// Connections, each with one request under way
-    #[arg(long, value_name = "NUMBER", default_value_t = 12, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 24, value_parser = clap::value_parser!(u16).range(1..=1024))]
     connections: u16,
     /// Send so many events a second, whatever the answers do [default: as many as are acked]
     #[arg(long, value_name = "EVENTS", value_parser = count)]
@@ -90,7 +90,7 @@ pub struct Arguments {
     /// Events that are sent, but not measured, before the others [default: a tenth of them]
     #[arg(long, value_name = "NUMBER", value_parser = count)]
     warm_up: Option<u64>,
-    /// Send without producer and sequence: cheaper by a round trip, but not safe to repeat
+    /// Send without producer and sequence: cheaper by a round trip where there are several partitions, but not safe to repeat
     #[arg(long)]
     anonymous: bool,
     /// Do not compare the answers with what was sent

@@ -20,6 +20,8 @@ pub struct Report {
     pub requests: usize,
     /// Connections.
     pub connections: usize,
+    /// Partitions of the cluster.
+    pub partitions: usize,
     /// Events a second that were asked for, if a rate was.
     pub target_events_per_second: Option<f64>,
     /// From the first request due to the last ack.
@@ -80,6 +82,7 @@ impl Report {
             row("acked events/s", format!("{:.0}", self.events_per_second));
             row("body MB/s", format!("{:.1}", self.megabytes_per_second));
             row("requests", self.requests.to_string());
+            row("partitions", self.partitions.to_string());
             row("retries", self.retries.to_string());
             latency_rows("ack", &self.ack_latency, row);
             row("drained after s", format!("{:.2}", self.drain_seconds));
@@ -127,6 +130,7 @@ mod tests {
             warm_up_events: 10,
             requests: 2,
             connections: 1,
+            partitions: 3,
             target_events_per_second: None,
             seconds: 0.5,
             events_per_second: 2000.0,

@@ -4,6 +4,7 @@ use super::super::failure::{Exit, Failure, Outcome};
 use super::directory::Directory;
 use cluster::environment::Tasks;
 use hourmark::telemetry::FILTER_QUIET;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -77,6 +78,43 @@ impl Plan {
     }
 }
 
+/// What a node gets of the machine that it shares with the others of its cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// Threads for its requests.
+    pub threads: usize,
+    /// Partitions of a new cluster, where the default is too many.
+    pub partitions: Option<u16>,
+}
+
+/// Nodes that lead a partition each in a new cluster, where there are as many: it has three.
+const LEADERS: usize = 3;
+
+impl Share {
+    /// Each node's share of so many cores. Several partitions let several nodes lead at once. Where those outnumber the cores that
+    /// gains nothing, and one partition costs less: all requests share its rounds, and one with an identity takes one round instead
+    /// of two.
+    pub fn of(cores: usize, nodes: usize) -> Share {
+        let leaders = nodes.min(LEADERS);
+        Share { threads: (cores / nodes.max(1)).max(1), partitions: (cores < leaders).then_some(1) }
+    }
+
+    /// What to add to the environment of a node that is started with these flags. Nothing that the user says is overruled.
+    fn variables(
+        self,
+        flags: &[String],
+        environment: impl Fn(&str) -> Option<OsString>,
+    ) -> Vec<(&'static str, String)> {
+        let is_said = |name| environment(name).is_some_and(|value| !value.is_empty());
+        // A file may say it, and the environment would come before it.
+        let has_file = is_said("HOURMARK_CONFIG") || flags.iter().any(|flag| flag.starts_with("--config"));
+        let partitions =
+            self.partitions.filter(|_| !has_file).map(|partitions| ("HOURMARK_PARTITIONS", partitions.to_string()));
+        let threads = ("HOURMARK_THREADS", self.threads.to_string());
+        [Some(threads), partitions].into_iter().flatten().filter(|(name, _)| !is_said(name)).collect()
+    }
+}
+
 /// A node process.
 pub struct Child {
     /// How it was started.
@@ -91,17 +129,15 @@ pub struct Child {
 
 impl Child {
     /// Starts the process. It is killed when `tasks` are dropped with the runtime, and stops by itself when we die.
-    /// `threads`: its share of the machine, unless the user's environment says otherwise.
-    pub fn spawn(plan: &Plan, threads: usize, tasks: &Tasks) -> Result<Child, Failure> {
+    /// It keeps to its share of the machine, unless the user says otherwise.
+    pub fn spawn(plan: &Plan, share: Share, tasks: &Tasks) -> Result<Child, Failure> {
         let failed = |error| Failure::io(format!("starting {}", plan.name), &error);
         let mut command = Command::new(std::env::current_exe().map_err(failed)?);
         command.args(plan.arguments()).arg("--exit-with-parent").env_remove("HOURMARK_JOIN");
         if !plan.is_verbose && std::env::var_os("HOURMARK_LOG_FILTER").is_none() {
             command.env("HOURMARK_LOG_FILTER", FILTER_QUIET);
         }
-        if std::env::var_os("HOURMARK_THREADS").is_none() {
-            command.env("HOURMARK_THREADS", threads.to_string());
-        }
+        command.envs(share.variables(&plan.flags, |name| std::env::var_os(name)));
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = command.process_group(0).kill_on_drop(true).spawn().map_err(failed)?;
         let process_id = process.id().expect("it has not been waited for");
@@ -176,5 +212,39 @@ async fn relay(name: String, stderr: ChildStderr, ready: watch::Sender<bool>) {
             ready.send_replace(true);
         }
         eprintln!("{name} | {line}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaders_that_outnumber_the_cores_become_one() {
+        let share = |threads, partitions| Share { threads, partitions };
+        assert_eq!(Share::of(2, 3), share(1, Some(1)));
+        assert_eq!(Share::of(1, 2), share(1, Some(1)));
+        assert_eq!(Share::of(3, 3), share(1, None));
+        assert_eq!(Share::of(4, 9), share(1, None));
+        assert_eq!(Share::of(8, 3), share(2, None));
+        assert_eq!(Share::of(1, 1), share(1, None));
+    }
+
+    #[test]
+    fn nothing_that_the_user_says_is_overruled() {
+        let names = |flags: &[&str], said: &[(&str, &str)]| {
+            let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+            let environment = |name: &str| said.iter().find(|(known, _)| *known == name).map(|(_, value)| value.into());
+            let variables = Share::of(2, 3).variables(&flags, environment);
+            variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
+        };
+        let (threads, partitions) = ("HOURMARK_THREADS=1", "HOURMARK_PARTITIONS=1");
+        assert_eq!(names(&[], &[]), [threads, partitions]);
+        assert_eq!(names(&[], &[("HOURMARK_THREADS", "2")]), [partitions]);
+        assert_eq!(names(&[], &[("HOURMARK_PARTITIONS", "6")]), [threads]);
+        assert_eq!(names(&[], &[("HOURMARK_PARTITIONS", "")]), [threads, partitions]);
+        assert_eq!(names(&[], &[("HOURMARK_CONFIG", "h.toml")]), [threads]);
+        assert_eq!(names(&["--config", "h.toml"], &[]), [threads]);
+        assert_eq!(names(&["--config=h.toml"], &[]), [threads]);
     }
 }

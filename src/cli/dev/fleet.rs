@@ -1,6 +1,6 @@
 //! A cluster of node processes on this machine: started, watched, stopped.
 
-use super::child::{Child, Plan};
+use super::child::{Child, Plan, Share};
 use crate::cli::cluster_view::{self, ClusterView};
 use crate::cli::cores;
 use crate::cli::failure::{Exit, Failure};
@@ -98,9 +98,9 @@ impl Fleet {
     /// Starts the nodes; false if a signal came first. In a fresh directory the first node has to serve before others can
     /// join it; in one that was used before, a majority is needed before any node serves.
     async fn start_nodes(&mut self, plans: &[Plan], is_fresh: bool) -> Result<bool, Failure> {
-        let threads = (cores() / plans.len().max(1)).max(1);
+        let share = Share::of(cores(), plans.len());
         for (index, plan) in plans.iter().enumerate() {
-            self.children.push(Child::spawn(plan, threads, &self.tasks)?);
+            self.children.push(Child::spawn(plan, share, &self.tasks)?);
             if index > 0 || !is_fresh {
                 continue;
             }
