@@ -21,8 +21,9 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
-/// Rows of a node that may have changed, and as many that stay in memory because they were written last and are likely to
-/// change again: 100,000 apps with some to spare; about 750 MB with the largest sketches and as many values that wait beside them.
+/// Rows of a node of up to three partitions that may have changed, and as many that stay in memory because they were written
+/// last and are likely to change again: 100,000 apps with some to spare; about 750 MB with the largest sketches and as many values that
+/// wait beside them.
 const ROWS_MAX: usize = 122_880;
 
 /// So many partitions divide [`Policy::rows_max`] among them; where there are more, each has as much as each of these.
