@@ -147,7 +147,7 @@ mod tests {
             verified: Some(Verdict { rollups: 7, ..Verdict::default() }),
         };
         let text = report.text(Format::Table);
-        for part in ["acked events/s", " 2000\n", "node 1 CPU s", "ack p50 ms", "rollups wrong"] {
+        for part in ["acked events/s", " 2000\n", "partitions", "node 1 CPU s", "ack p50 ms", "rollups wrong"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         let document: serde_json::Value = serde_json::from_str(&report.text(Format::Json)).unwrap();

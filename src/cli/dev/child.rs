@@ -3,6 +3,7 @@
 use super::super::failure::{Exit, Failure, Outcome};
 use super::directory::Directory;
 use cluster::environment::Tasks;
+use hourmark::config::Config;
 use hourmark::telemetry::FILTER_QUIET;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -87,15 +88,12 @@ pub struct Share {
     pub partitions: Option<u16>,
 }
 
-/// Nodes that lead a partition each in a new cluster, where there are as many: it has three.
-const LEADERS: usize = 3;
-
 impl Share {
     /// Each node's share of so many cores. Several partitions let several nodes lead at once. Where those outnumber the cores that
     /// gains nothing, and one partition costs less: all requests share its rounds, and one with an identity takes one round instead
     /// of two.
     pub fn of(cores: usize, nodes: usize) -> Share {
-        let leaders = nodes.min(LEADERS);
+        let leaders = nodes.min(Config::default().partitions.into());
         Share { threads: (cores / nodes.max(1)).max(1), partitions: (cores < leaders).then_some(1) }
     }
 
