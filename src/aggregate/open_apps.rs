@@ -170,8 +170,8 @@ fn encoded_bytes(delta: &Rollup) -> usize {
     match delta.values() {
         Values::Exact(values) if values.is_empty() => 0,
         Values::Exact(values) => 24 + 6 * values.len(),
-        // Eight bytes a bin in memory; a bin that holds anything takes about three.
-        Values::Sketch(sketch) => 32 + sketch.memory_bytes() / 8 * 3,
+        // Three bytes a bin, also of those that hold nothing: a large delta's are three or four.
+        Values::Sketch(sketch) => 32 + 3 * sketch.width(),
     }
 }
 

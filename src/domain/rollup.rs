@@ -320,11 +320,7 @@ mod tests {
     #[test]
     fn contradicting_numbers_are_refused() {
         let [min, max] = [1, 1000].map(ResponseTime);
-        let sketch = |count| {
-            let mut sketch = Sketch::of_zeros(0, 1);
-            sketch.push_bin(-690, count).unwrap();
-            sketch
-        };
+        let sketch = |count| Sketch::of_bins(0, &[(-690, count)]).unwrap();
         let of = |late, sum, min, max, count| Rollup::of_sketch(late, sum, min, max, sketch(count));
         assert!(of(100, 5000, min, max, 100).is_some());
         for flawed in [

@@ -5,6 +5,7 @@
 //! numbers: a sketch is then a pure function of the values in it, whatever their order, and replicas are byte-identical.
 //! (The crate's own sketch also keeps a floating-point sum, which depends on the order.)
 
+use super::counts::Counts;
 use super::{Quantile, ResponseTime};
 use sketches_ddsketch::{Config, DDSketch};
 use std::sync::{Arc, Mutex};
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex};
 pub const RELATIVE_ACCURACY_DEFAULT: f64 = 0.01;
 
 /// Bins the crate keeps at most. At 1 % the allowed range (1 ns to 1e11 ms) takes 1,957, so none is ever given up.
-const BINS_MAX: u32 = 2048;
+pub const BINS_MAX: u32 = 2048;
 
 /// No key is farther from zero: at the finest accuracy they go from -720 to 1,320. Bounds what bytes from outside can make
 /// a sketch allocate, also after a merge.
@@ -158,7 +159,7 @@ pub struct Sketch {
     zeros: u64,
     first_key: i32,
     /// Counts of the keys from `first_key` on; the first and the last are not zero.
-    counts: Vec<u64>,
+    counts: Counts,
 }
 
 impl Sketch {
@@ -188,9 +189,7 @@ impl Sketch {
         if !other.counts.is_empty() {
             self.cover(other.first_key, other.last_key());
             let start = usize::try_from(other.first_key - self.first_key).expect("covered");
-            for (own, count) in self.counts[start..].iter_mut().zip(&other.counts) {
-                *own += count;
-            }
+            self.counts.add_all(start, &other.counts);
         }
     }
 
@@ -201,7 +200,13 @@ impl Sketch {
 
     /// The bins that hold anything, as (key, count), ascending.
     pub fn bins(&self) -> impl Iterator<Item = (i32, u64)> + '_ {
-        (self.first_key..).zip(self.counts.iter().copied()).filter(|(_, count)| *count > 0)
+        let key = |place| self.first_key + i32::try_from(place).expect("keys are i32");
+        self.counts.nonzero().map(move |(place, count)| (key(place), count))
+    }
+
+    /// How many bins there are from the first to the last that holds anything.
+    pub fn width(&self) -> usize {
+        self.counts.len()
     }
 
     /// How many values are in it.
@@ -209,27 +214,21 @@ impl Sketch {
         self.zeros + self.counts.iter().sum::<u64>()
     }
 
-    /// A sketch of nothing but zeros, with room for so many bins.
-    pub fn of_zeros(zeros: u64, bins: usize) -> Sketch {
-        Sketch { zeros, first_key: 0, counts: Vec::with_capacity(bins.min(BINS_MAX as usize)) }
-    }
-
-    /// Adds a bin behind all others; `None` if its key is not behind them, its count is zero, or the keys are those of no
-    /// sketch.
-    pub fn push_bin(&mut self, key: i32, count: u64) -> Option<()> {
-        if self.counts.is_empty() {
-            self.first_key = key;
-        }
-        let index = usize::try_from(i64::from(key) - i64::from(self.first_key)).ok()?;
-        let is_next = (self.counts.len()..BINS_MAX as usize).contains(&index);
-        if !is_next || !(-KEY_MAX..=KEY_MAX).contains(&key) || count == 0 {
+    /// A sketch of so many zeros and of these bins, as (key, count); all counts together are below 2^64. `None` if keys do not
+    /// ascend, a count is zero, or the keys are those of no sketch.
+    pub fn of_bins(zeros: u64, bins: &[(i32, u64)]) -> Option<Sketch> {
+        if !bins.is_sorted_by(|(one, _), (next, _)| one < next) || bins.iter().any(|(_, count)| *count == 0) {
             return None;
         }
-        if index > self.counts.len() {
-            self.counts.resize(index, 0);
+        let mut sketch = Sketch { zeros, ..Sketch::default() };
+        if let (Some((first, _)), Some((last, _))) = (bins.first(), bins.last()) {
+            if *first < -KEY_MAX || *last > KEY_MAX || last - first >= BINS_MAX as i32 {
+                return None;
+            }
+            sketch.cover(*first, *last);
+            bins.iter().for_each(|(key, count)| sketch.add_to_bin(*key, *count));
         }
-        self.counts.push(count);
-        Some(())
+        Some(sketch)
     }
 
     /// Estimates the values of quantiles in ms, each within the relative accuracy of the value of its rank. Nothing if the
@@ -246,16 +245,15 @@ impl Sketch {
 
     /// Bytes it takes in memory.
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Sketch>() + self.counts.capacity() * size_of::<u64>()
+        size_of::<Sketch>() + self.counts.memory_bytes()
     }
 
     #[inline]
     fn add_to_bin(&mut self, key: i32, count: u64) {
         // A key below the first one becomes a large index.
         let index = key.wrapping_sub(self.first_key).cast_unsigned() as usize;
-        match self.counts.get_mut(index) {
-            Some(bin) => *bin += count,
-            None => self.add_to_new_bin(key, count),
+        if !self.counts.add(index, count) {
+            self.add_to_new_bin(key, count);
         }
     }
 
@@ -263,12 +261,12 @@ impl Sketch {
     fn add_to_new_bin(&mut self, key: i32, count: u64) {
         self.cover(key, key);
         let index = usize::try_from(key - self.first_key).expect("covered");
-        self.counts[index] += count;
+        assert!(self.counts.add(index, count), "covered");
     }
 
     /// The key of the last bin, of which there is one.
     fn last_key(&self) -> i32 {
-        self.first_key + i32::try_from(self.counts.len() - 1).expect("at most BINS_MAX bins")
+        self.first_key + i32::try_from(self.counts.len() - 1).expect("keys are i32")
     }
 
     /// Widens the bins so that all keys from `first` to `last` have one, which the caller makes hold something.
@@ -279,12 +277,11 @@ impl Sketch {
         if first < self.first_key {
             let missing = usize::try_from(self.first_key - first).expect("positive");
             let width = usize::try_from(last - first).expect("ascending") + 1;
-            self.counts.reserve((missing + self.counts.len()).max(width) - self.counts.len());
-            self.counts.splice(..0, std::iter::repeat_n(0, missing));
+            self.counts.pad_front(missing, width);
             self.first_key = first;
         }
         let width = usize::try_from(last - self.first_key).map_or(0, |last| last + 1);
-        self.counts.resize(self.counts.len().max(width), 0);
+        self.counts.pad(width);
     }
 }
 
@@ -295,12 +292,6 @@ mod tests {
 
     fn response_time() -> impl Strategy<Value = ResponseTime> {
         (0u32..57, any::<u64>()).prop_map(|(bits, noise)| ResponseTime((noise >> (63 - bits)).min(ResponseTime::MAX.0)))
-    }
-
-    fn of_bins(zeros: u64, bins: &[(i32, u64)]) -> Option<Sketch> {
-        let mut sketch = Sketch::of_zeros(zeros, bins.len());
-        bins.iter().try_for_each(|(key, count)| sketch.push_bin(*key, *count))?;
-        Some(sketch)
     }
 
     #[test]
@@ -342,16 +333,26 @@ mod tests {
 
     #[test]
     fn bins_of_no_sketch_are_refused() {
-        for keys in [&[i32::MIN][..], &[i32::MAX], &[-KEY_MAX - 1], &[KEY_MAX + 1], &[-KEY_MAX, 0], &[2, 1], &[1, 1]] {
+        for keys in [
+            &[i32::MIN][..],
+            &[i32::MAX],
+            &[-KEY_MAX - 1],
+            &[KEY_MAX + 1],
+            &[-KEY_MAX, 0],
+            &[2, 1],
+            &[1, 1],
+            &[i32::MIN, i32::MAX],
+            &[1, i32::MIN, 2],
+        ] {
             let bins: Vec<(i32, u64)> = keys.iter().map(|key| (*key, 1)).collect();
-            assert_eq!(of_bins(0, &bins), None, "{keys:?}");
+            assert_eq!(Sketch::of_bins(0, &bins), None, "{keys:?}");
         }
-        assert_eq!(of_bins(0, &[(1, 0)]), None);
+        assert_eq!(Sketch::of_bins(0, &[(1, 0)]), None);
     }
 
     #[test]
     fn sketches_from_outside_merge_in_bounded_memory() {
-        let [mut low, high] = [-KEY_MAX, KEY_MAX].map(|key| of_bins(0, &[(key, 65)]).unwrap());
+        let [mut low, high] = [-KEY_MAX, KEY_MAX].map(|key| Sketch::of_bins(0, &[(key, 65)]).unwrap());
         low.merge(&high);
         assert_eq!(low.bins().collect::<Vec<_>>(), [(-KEY_MAX, 65), (KEY_MAX, 65)]);
         assert!(low.memory_bytes() < 100_000, "{}", low.memory_bytes());
@@ -359,17 +360,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_and_grouping_do_not_matter(values in prop::collection::vec(response_time(), 0..300), cut in 0usize..300) {
+        fn order_and_grouping_do_not_matter(
+            values in prop::collection::vec(response_time(), 0..300),
+            cut in 0usize..300,
+            doublings in 0u32..30,
+        ) {
             let config = SketchConfig::default();
             let (mut whole, mut first, mut second) = (Sketch::default(), Sketch::default(), Sketch::default());
             values.iter().for_each(|value| whole.add(*value, &config));
             let cut = cut.min(values.len());
             values[..cut].iter().rev().for_each(|value| first.add(*value, &config));
             values[cut..].iter().for_each(|value| second.add(*value, &config));
+            for _ in 0..doublings {
+                [&mut whole, &mut first, &mut second].into_iter().for_each(|sketch| sketch.merge(&sketch.clone()));
+            }
             second.merge(&first);
             prop_assert_eq!(&whole, &second);
             let bins: Vec<_> = whole.bins().collect();
-            prop_assert_eq!(of_bins(whole.zeros(), &bins), Some(whole));
+            prop_assert_eq!(Sketch::of_bins(whole.zeros(), &bins), Some(whole));
         }
 
         #[test]

@@ -12,7 +12,7 @@
 //! A stored row is a sealed layout (version 1, CRC32C) of: revision (varint), the rollup.
 
 use super::codec::{self, Error, Reader, put_varint, unzigzag, zigzag};
-use crate::domain::{EXACT_VALUES_MAX, ResponseTime, Rollup, Sketch, Values};
+use crate::domain::{BINS_MAX, EXACT_VALUES_MAX, ResponseTime, Rollup, Sketch, Values};
 use bytes::Bytes;
 
 const LAYOUT: &str = "rollup";
@@ -31,8 +31,8 @@ impl StoredRollup {
     /// Writes a row.
     pub fn encode(&self) -> Bytes {
         let mut out = codec::begin(VERSION);
-        // A bin takes two or three bytes, eight in memory; growing step by step would copy them several times.
-        out.reserve(64 + self.rollup.memory_bytes() / 2);
+        // Growing step by step would copy them several times.
+        out.reserve(64 + bytes_about(self.rollup.values()));
         put_varint(&mut out, u128::from(self.revision));
         put(&mut out, &self.rollup);
         codec::seal(out)
@@ -45,6 +45,14 @@ impl StoredRollup {
         let rollup = take(&mut reader)?;
         reader.end()?;
         Ok(StoredRollup { revision, rollup })
+    }
+}
+
+/// About what values take, rather more.
+fn bytes_about(values: &Values) -> usize {
+    match values {
+        Values::Exact(values) => 6 * values.len(),
+        Values::Sketch(sketch) => 4 * sketch.width(),
     }
 }
 
@@ -108,20 +116,20 @@ fn take_exact(reader: &mut Reader<'_>) -> Result<Vec<u64>, Error> {
 
 fn take_sketch(reader: &mut Reader<'_>) -> Result<Sketch, Error> {
     let (zeros, count) = (reader.varint()?, reader.length()?);
-    if count > reader.remaining() / 2 {
+    if count > reader.remaining() / 2 || count > BINS_MAX as usize {
         return Err(reader.invalid("number of bins"));
     }
     let mut before = 0i64;
     let mut total = zeros;
-    let mut sketch = Sketch::of_zeros(zeros, count);
+    let mut bins = Vec::with_capacity(count);
     for _ in 0..count {
         before = before.checked_add(unzigzag(reader.varint()?)).ok_or_else(|| reader.invalid("key"))?;
         let key = i32::try_from(before).map_err(|_| reader.invalid("key"))?;
         let count = reader.varint()?;
         total = total.checked_add(count).ok_or_else(|| reader.invalid("count"))?;
-        sketch.push_bin(key, count).ok_or_else(|| reader.invalid("bins"))?;
+        bins.push((key, count));
     }
-    Ok(sketch)
+    Sketch::of_bins(zeros, &bins).ok_or_else(|| reader.invalid("bins"))
 }
 
 #[cfg(test)]
@@ -151,8 +159,14 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn rows_round_trip(revision: u64, values in prop::collection::vec(0u64..=ResponseTime::MAX.0, 0..200)) {
-            let stored = StoredRollup { revision, rollup: rollup_of(&values) };
+        fn rows_round_trip(
+            revision: u64,
+            values in prop::collection::vec(0u64..=ResponseTime::MAX.0, 0..200),
+            doublings in 0u32..30,
+        ) {
+            let mut rollup = rollup_of(&values);
+            (0..doublings).for_each(|_| rollup.merge(&rollup.clone(), &SketchConfig::default()));
+            let stored = StoredRollup { revision, rollup };
             prop_assert_eq!(StoredRollup::decode(&stored.encode()), Ok(stored));
         }
 
