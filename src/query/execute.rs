@@ -37,7 +37,7 @@ pub struct Settings {
     pub after_timeout: Duration,
     /// Hours with events that one summary may cover. Default 100,000: eleven years of one app.
     pub summary_hours_max: u64,
-    /// Questions for more than one hour that are worked on at a time; more wait. Default 32: each may hold 1,000 rows, some 4 MiB.
+    /// Questions for more than one hour that are worked on at a time; more wait. Default 32: each may hold 1,000 rows, some 1 to 4 MiB.
     pub ranges_max: usize,
     /// Bytes of cached rollups and finished answers. Default 64 MiB.
     pub cache_bytes_max: usize,

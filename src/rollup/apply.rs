@@ -234,18 +234,18 @@ impl Shared {
         &self,
         generation: keys::Generation,
         tail: Vec<u8>,
-        row: Option<Arc<RecentRow>>,
+        row: Option<RecentRow>,
         delta: Rollup,
     ) -> Result<Merged, Error> {
         let row = match row {
             Some(row) => Some(row),
-            None => self.read_row(generation, &tail)?.map(Arc::new),
+            None => self.read_row(generation, &tail)?,
         };
         let (old_hash, row) = match row {
             Some(row) => (Some(row.hash()), row.with(&tail, delta, &self.sketch)),
             None => (None, RecentRow::new(&tail, StoredRollup { revision: 1, rollup: delta })),
         };
-        Ok(Merged { tail, old_hash, row: Arc::new(row) })
+        Ok(Merged { tail, old_hash, row })
     }
 
     /// A rollup from its row in the store.
@@ -346,7 +346,7 @@ struct Merged {
     tail: Vec<u8>,
     /// What the old row, if there was one, added to the digest.
     old_hash: Option<u64>,
-    row: Arc<RecentRow>,
+    row: RecentRow,
 }
 
 /// Puts changed rows in place. Returns what that changes in the digest, and how many rows are new.

@@ -109,10 +109,10 @@ impl Reader {
             |recent| recent.get(&tail).cloned(),
             |generation, recent| match recent {
                 Some(row) => Ok((Some(row), true)),
-                None => Ok((self.shared.read_row(generation, &tail)?.map(Arc::new), false)),
+                None => Ok((self.shared.read_row(generation, &tail)?, false)),
             },
         )?;
-        let stored = row.as_ref().map(|row| row.stored(&self.shared.sketch));
+        let stored = row.as_ref().map(|row| Arc::clone(row.stored()));
         if let Some(row) = row.filter(|_| !is_in_memory) {
             let mut recent = self.shared.lock_recent();
             let is_newest = self.shared.lock().epoch == epoch;
@@ -153,7 +153,7 @@ impl Reader {
         let (as_of, (content, has_more, is_known)) = self.consistently(
             |recent| {
                 let rows = recent.range(&from, &to).take(limit.saturating_add(1));
-                let rows: Vec<_> = rows.map(|(tail, row)| (tail.clone(), Arc::clone(row))).collect();
+                let rows: Vec<_> = rows.map(|(tail, row)| (tail.clone(), row.clone())).collect();
                 (rows, recent.range(&app_range.0, &app_range.1).next().is_some())
             },
             |generation, (recent, is_recent)| {
@@ -253,7 +253,7 @@ impl Reader {
         generation: Generation,
         from: &[u8],
         to: &[u8],
-        recent: &[(Vec<u8>, Arc<RecentRow>)],
+        recent: &[(Vec<u8>, RecentRow)],
         each: impl FnMut(Hour, Arc<StoredRollup>) -> ControlFlow<()>,
     ) -> Result<bool, Error> {
         let (from, to) = (self.shared.key(generation, from), self.shared.key(generation, to));
@@ -373,7 +373,7 @@ type Step = ControlFlow<Result<(), Error>>;
 /// Merges rows of the store, in order, with those in memory, which replace them.
 struct Merge<'a, F> {
     reader: &'a Reader,
-    recent: Peekable<std::slice::Iter<'a, (Vec<u8>, Arc<RecentRow>)>>,
+    recent: Peekable<std::slice::Iter<'a, (Vec<u8>, RecentRow)>>,
     each: F,
 }
 
@@ -382,7 +382,7 @@ impl<F: FnMut(Hour, Arc<StoredRollup>) -> ControlFlow<()>> Merge<'_, F> {
     fn stored(&mut self, tail: &[u8], value: &[u8]) -> Step {
         self.recent_below(Some(tail))?;
         match self.recent.next_if(|(recent, _)| recent == tail) {
-            Some((_, row)) => self.give(tail, row.stored(&self.reader.shared.sketch)),
+            Some((_, row)) => self.give(tail, Arc::clone(row.stored())),
             None => match StoredRollup::decode(value) {
                 Ok(stored) => self.give(tail, Arc::new(stored)),
                 Err(error) => Step::Break(Err(self.reader.shared.damaged(tail, error))),
@@ -393,7 +393,7 @@ impl<F: FnMut(Hour, Arc<StoredRollup>) -> ControlFlow<()>> Merge<'_, F> {
     /// The rows in memory before `end`, or all that are left.
     fn recent_below(&mut self, end: Option<&[u8]>) -> Step {
         while let Some((tail, row)) = self.recent.next_if(|(tail, _)| end.is_none_or(|end| &tail[..] < end)) {
-            self.give(tail, row.stored(&self.reader.shared.sketch))?;
+            self.give(tail, Arc::clone(row.stored()))?;
         }
         Step::Continue(())
     }

@@ -5,9 +5,8 @@ use super::recent_row::RecentRow;
 use crate::format::Quarantined;
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
 
-/// Rows of each of two halves that were read and are kept, so that hot hours do not ask the store: some 6 MB of a partition
+/// Rows of each of two halves that were read and are kept, so that hot hours do not ask the store: some 2 MB of a partition
 /// with sketches of 300 bins.
 const READ_ROWS_MAX: usize = 1024;
 
@@ -26,7 +25,7 @@ pub struct Recent {
 /// A row in memory, and whether the row store has it. Both marks stand where one changes while it is written.
 #[derive(Debug)]
 struct Kept {
-    row: Arc<RecentRow>,
+    row: RecentRow,
     is_dirty: bool,
     is_writing: bool,
 }
@@ -35,28 +34,28 @@ struct Kept {
 /// forgotten.
 #[derive(Debug, Default)]
 struct ReadRows {
-    younger: BTreeMap<Vec<u8>, Arc<RecentRow>>,
-    older: BTreeMap<Vec<u8>, Arc<RecentRow>>,
+    younger: BTreeMap<Vec<u8>, RecentRow>,
+    older: BTreeMap<Vec<u8>, RecentRow>,
 }
 
 /// Rows that are to be written.
 #[derive(Debug, Default, Clone)]
 pub struct Taken {
     /// Rollups by tail.
-    pub rows: Vec<(Vec<u8>, Arc<RecentRow>)>,
+    pub rows: Vec<(Vec<u8>, RecentRow)>,
     /// Quarantined entries.
     pub quarantined: Vec<Quarantined>,
 }
 
 impl Recent {
     /// A row, if it is in memory.
-    pub fn get(&self, tail: &[u8]) -> Option<&Arc<RecentRow>> {
+    pub fn get(&self, tail: &[u8]) -> Option<&RecentRow> {
         let kept = self.rows.get(tail).map(|kept| &kept.row);
         kept.or_else(|| self.read.younger.get(tail)).or_else(|| self.read.older.get(tail))
     }
 
     /// Keeps a row that was just read from the row store, where it still is the newest.
-    pub fn keep_read(&mut self, tail: Vec<u8>, row: Arc<RecentRow>) {
+    pub fn keep_read(&mut self, tail: Vec<u8>, row: RecentRow) {
         if self.rows.contains_key(&tail) {
             return;
         }
@@ -67,14 +66,14 @@ impl Recent {
     }
 
     /// The rows with `from <= tail < to`, in order.
-    pub fn range(&self, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = (&Vec<u8>, &Arc<RecentRow>)> {
+    pub fn range(&self, from: &[u8], to: &[u8]) -> impl DoubleEndedIterator<Item = (&Vec<u8>, &RecentRow)> {
         let to = to.max(from);
         let kept = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
         kept.map(|(tail, kept)| (tail, &kept.row))
     }
 
     /// Puts a changed row.
-    pub fn put(&mut self, tail: Vec<u8>, row: Arc<RecentRow>) {
+    pub fn put(&mut self, tail: Vec<u8>, row: RecentRow) {
         match self.rows.get_mut(&tail) {
             Some(kept) => {
                 self.dirty += usize::from(!kept.is_dirty);
@@ -109,7 +108,7 @@ impl Recent {
     pub fn unwritten(&self) -> Taken {
         let rows = self.rows.iter().filter(|(_, kept)| kept.is_dirty || kept.is_writing);
         Taken {
-            rows: rows.map(|(tail, kept)| (tail.clone(), Arc::clone(&kept.row))).collect(),
+            rows: rows.map(|(tail, kept)| (tail.clone(), kept.row.clone())).collect(),
             quarantined: self.quarantined.values().cloned().collect(),
         }
     }
@@ -120,7 +119,7 @@ impl Recent {
         let mut rows = Vec::with_capacity(self.dirty);
         for (tail, kept) in self.rows.iter_mut().filter(|(_, kept)| kept.is_dirty) {
             (kept.is_dirty, kept.is_writing) = (false, true);
-            rows.push((tail.clone(), Arc::clone(&kept.row)));
+            rows.push((tail.clone(), kept.row.clone()));
         }
         (self.dirty, self.writing) = (0, rows.len());
         Taken { rows, quarantined: self.quarantined.values().cloned().collect() }
@@ -159,15 +158,14 @@ impl Recent {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::SketchConfig;
     use crate::format::StoredRollup;
 
-    fn row(revision: u64) -> Arc<RecentRow> {
-        Arc::new(RecentRow::new(&[], StoredRollup { revision, ..StoredRollup::default() }))
+    fn row(revision: u64) -> RecentRow {
+        RecentRow::new(&[], StoredRollup { revision, ..StoredRollup::default() })
     }
 
     fn revision(recent: &Recent, tail: &[u8]) -> Option<u64> {
-        recent.get(tail).map(|row| row.to_stored(&SketchConfig::default()).revision)
+        recent.get(tail).map(|row| row.stored().revision)
     }
 
     fn tails(taken: &Taken) -> Vec<Vec<u8>> {

@@ -23,7 +23,6 @@ use super::recent_row::RecentRow;
 use super::rows::Row;
 use super::state::{Condition, PartitionState, Shared};
 use super::windows::{Owner, Slot, Window};
-use crate::domain::SketchConfig;
 use crate::format::codec::{self, put_bytes, put_varint};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -54,7 +53,7 @@ pub struct Overlay {
 
 #[derive(Debug)]
 enum Old {
-    Row(Arc<RecentRow>),
+    Row(RecentRow),
     Value(Vec<u8>),
     Absent,
 }
@@ -74,14 +73,14 @@ impl Overlay {
 
     /// The rows below `end` as they were, from a page of the row store that has all of its rows from `sent` to `end`. The
     /// page was read before this call: a write-out that it may show has left the old values here before it wrote.
-    fn take_page(&mut self, page: Vec<Row>, end: Vec<u8>, sketch: &SketchConfig) -> Vec<Row> {
+    fn take_page(&mut self, page: Vec<Row>, end: Vec<u8>) -> Vec<Row> {
         let later = self.rows.split_off(&end);
         let kept = std::mem::replace(&mut self.rows, later);
         self.sent = end;
         let mut rows: BTreeMap<Vec<u8>, Vec<u8>> = page.into_iter().collect();
         for (tail, old) in kept {
             match old {
-                Old::Row(row) => rows.insert(tail, row.to_stored(sketch).encode().into()),
+                Old::Row(row) => rows.insert(tail, row.stored().encode().into()),
                 Old::Value(value) => rows.insert(tail, value),
                 Old::Absent => rows.remove(&tail),
             };
@@ -203,7 +202,7 @@ impl Capture {
             Stage::Rollups(from) => {
                 let (page, end) = self.page(&from, Kind::Rollup)?;
                 let is_last = end == kind_end(Kind::Rollup);
-                let rows = self.lock_overlay().take_page(page, end.clone(), &self.shared.sketch);
+                let rows = self.lock_overlay().take_page(page, end.clone());
                 (rows, if is_last { Stage::Quarantined(vec![Kind::Quarantined as u8]) } else { Stage::Rollups(end) })
             }
             Stage::Quarantined(from) => {

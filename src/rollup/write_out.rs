@@ -22,8 +22,8 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 
 /// Rows of a node of up to three partitions that may have changed, and as many that stay in memory because they were written
-/// last and are likely to change again: 100,000 apps with some to spare; about 750 MB with the largest sketches and as many values that
-/// wait beside them.
+/// last and are likely to change again: 100,000 apps with some to spare; both together some 200 MB with sketches of 300
+/// bins, and three times that where counts of bins are above 65,535.
 const ROWS_MAX: usize = 122_880;
 
 /// So many partitions divide [`Policy::rows_max`] among them; where there are more, each has as much as each of these.
@@ -248,7 +248,7 @@ impl Shared {
         let mut batch = RowBatch::default();
         let generation = captured.generation;
         for (tail, row) in &captured.taken.rows {
-            batch.put(self.key(generation, tail), row.to_stored(&self.sketch).encode().into());
+            batch.put(self.key(generation, tail), row.stored().encode().into());
         }
         if !captured.taken.quarantined.is_empty() {
             // An entry is many rows, of which readers must find all.

@@ -11,7 +11,6 @@ use hourmark::format::{Batch, BatchBuilder, Checkpoint, Entry, EventsEntry, Part
 use hourmark::ingest::{Kind, Request};
 use hourmark::rollup::RecentRow;
 use std::hint::black_box;
-use std::sync::Arc;
 use std::time::Duration;
 
 const EVENTS: usize = 10_000;
@@ -115,7 +114,7 @@ fn merge(rounds: u64) {
     (0..6).for_each(|_| assert_eq!(table.fold(&entry, &Acceptance::All, &mut watermark, &config), Ok(())));
     let deltas = table.deltas(&config);
     let key = |app: &AppId, hour: Hour| format!("{app}{}", hour.0).into_bytes();
-    let empty = |tail: Vec<u8>| (Arc::new(RecentRow::new(&tail, StoredRollup::default())), tail);
+    let empty = |tail: Vec<u8>| (RecentRow::new(&tail, StoredRollup::default()), tail);
     let mut rows: Vec<_> = deltas.iter().map(|(app, hour, _)| empty(key(app, *hour))).collect();
     let checkpoint =
         Checkpoint { base: None, through: 0, watermark_ms: 0, tally: Tally::default(), deltas, quarantined: vec![] };
@@ -123,7 +122,7 @@ fn merge(rounds: u64) {
     for _ in 0..rounds {
         let Ok(Entry::Checkpoint(checkpoint)) = Entry::decode(black_box(&bytes)) else { panic!("it was just encoded") };
         for ((row, tail), (_, _, delta)) in rows.iter_mut().zip(checkpoint.deltas) {
-            *row = Arc::new(row.with(tail, delta, &config));
+            *row = row.with(tail, delta, &config);
         }
     }
 }
