@@ -295,10 +295,13 @@ async fn entry_that_kills_again_and_again_is_quarantined() {
 async fn entry_that_cannot_be_decoded_is_quarantined_at_once() {
     let world = world().await;
     let damaged = world.script.append(Bytes::from_static(b"\x01damaged"));
+    let delta = |app| (AppId::new(app).unwrap(), Hour(1), Rollup::of_exact(0, vec![1]).unwrap());
+    let unordered = Checkpoint { deltas: vec![delta("b"), delta("a")], ..Checkpoint::default() };
+    let unsound = world.script.append(Entry::Checkpoint(unordered).encode());
     let last = world.script.append_events("a", &[100]);
     world.script.consumed_through(last).await;
     assert_eq!(world.script.sum("a"), 100);
-    assert_eq!(world.script.state.lock().unwrap().quarantined, [damaged.0]);
+    assert_eq!(world.script.state.lock().unwrap().quarantined, [damaged.0, unsound.0]);
     assert_eq!(world.metrics.restarts.get(), 0);
 }
 

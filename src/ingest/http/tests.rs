@@ -4,6 +4,7 @@ use super::*;
 use crate::http::assemble;
 use crate::http::testing::{Seen, send};
 use crate::ingest::Settings;
+use crate::ingest::buffers::KEPT_BYTES_MIN;
 use crate::ingest::testing::{FakeLog, Fault, PARTITIONS, environment};
 use crate::metrics::{IngestMetrics, Metrics};
 use axum::http::Request;
@@ -64,6 +65,11 @@ fn gzip(body: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
+fn in_pieces(body: impl AsRef<[u8]>) -> Body {
+    let pieces = body.as_ref().chunks(7).map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)));
+    Body::from_stream(stream::iter(pieces.collect::<Vec<_>>()))
+}
+
 fn counts(seen: &Seen) -> (u16, [u64; 3]) {
     let json = seen.json();
     (seen.status.as_u16(), ["accepted", "duplicate", "rejected"].map(|name| json[name].as_u64().unwrap()))
@@ -101,9 +107,22 @@ async fn bodies_come_in_every_form() {
         let seen = site.post(&headers, body).await;
         assert_eq!(counts(&seen), (200, [events, 0, 0]), "{headers:?} {seen:?}");
     }
-    let pieces = GOOD.as_bytes().chunks(7).map(|piece| Ok::<_, std::io::Error>(Bytes::copy_from_slice(piece)));
-    let seen = site.post_lines(Body::from_stream(stream::iter(pieces.collect::<Vec<_>>()))).await;
+    let seen = site.post_lines(in_pieces(GOOD)).await;
     assert_eq!(counts(&seen), (200, [1, 0, 0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_is_the_same_however_its_body_comes() {
+    let site = Site::new();
+    let identity = [("Content-Type", LINES), (PRODUCER, "p"), (SEQUENCE, "1")];
+    let compressed = [&identity[..], &[("Content-Encoding", "gzip")]].concat();
+    // Large enough to be read off the async threads, from a buffer that is lent.
+    let body = GOOD.repeat(2 * KEPT_BYTES_MIN / GOOD.len());
+    let events = body.lines().count() as u64;
+    assert_eq!(counts(&site.post(&identity, in_pieces(&body)).await), (200, [events, 0, 0]));
+    assert_eq!(counts(&site.post(&identity, body.clone()).await), (200, [0, events, 0]));
+    assert_eq!(counts(&site.post(&compressed, gzip(&body)).await), (200, [0, events, 0]));
+    assert_eq!(counts(&site.post(&compressed, in_pieces(gzip(&body))).await), (200, [0, events, 0]));
 }
 
 #[tokio::test(start_paused = true)]
