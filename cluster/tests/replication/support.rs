@@ -341,7 +341,11 @@ impl Node {
     }
 
     pub fn toy(&self, partition: u16) -> Arc<Toy> {
-        self.toys.machines.lock().unwrap()[&PartitionId(partition)].clone()
+        self.held_toy(partition).expect("the node holds the partition")
+    }
+
+    pub fn held_toy(&self, partition: u16) -> Option<Arc<Toy>> {
+        self.toys.machines.lock().unwrap().get(&PartitionId(partition)).cloned()
     }
 
     pub fn leads(&self, partition: u16) -> bool {
