@@ -254,7 +254,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "threads",
         what: "Threads that serve requests and take part in the log; 0 is one a core, and two at least.",
-        why: "work that blocks or takes long has threads of its own; nodes that share a machine do better with its cores divided, as `dev` and `bench --spawn` do",
+        why: "work that blocks or takes long has threads of its own; nodes that share a machine do better with its cores divided, two threads each at least, as `dev` and `bench --spawn` do",
         empty_default: "",
         is_basic: false,
         kind: Kind::Integer(|config| &mut config.threads, 0..=1024),

@@ -89,12 +89,14 @@ pub struct Share {
 }
 
 impl Share {
-    /// Each node's share of so many cores. Several partitions let several nodes lead at once. Where those outnumber the cores that
-    /// gains nothing, and one partition costs less: all requests share its rounds, and one with an identity takes one round instead
-    /// of two.
+    /// Each node's share of so many cores, and two threads at least, as a node has by itself: one that leads alone does more than its
+    /// share of the work, and with a single thread whatever it agrees on waits while it folds.
+    ///
+    /// Several partitions let several nodes lead at once. Where those outnumber the cores that gains nothing, and one partition costs
+    /// less: all requests share its rounds, and one with an identity takes one round instead of two.
     pub fn of(cores: usize, nodes: usize) -> Share {
         let leaders = nodes.min(Config::default().partitions.into());
-        Share { threads: (cores / nodes.max(1)).max(1), partitions: (cores < leaders).then_some(1) }
+        Share { threads: (cores / nodes.max(1)).max(2), partitions: (cores < leaders).then_some(1) }
     }
 
     /// What to add to the environment of a node that is started with these flags. Nothing that the user says is overruled.
@@ -220,12 +222,12 @@ mod tests {
     #[test]
     fn leaders_that_outnumber_the_cores_become_one() {
         let share = |threads, partitions| Share { threads, partitions };
-        assert_eq!(Share::of(2, 3), share(1, Some(1)));
-        assert_eq!(Share::of(1, 2), share(1, Some(1)));
-        assert_eq!(Share::of(3, 3), share(1, None));
-        assert_eq!(Share::of(4, 9), share(1, None));
-        assert_eq!(Share::of(8, 3), share(2, None));
-        assert_eq!(Share::of(1, 1), share(1, None));
+        assert_eq!(Share::of(2, 3), share(2, Some(1)));
+        assert_eq!(Share::of(1, 2), share(2, Some(1)));
+        assert_eq!(Share::of(3, 3), share(2, None));
+        assert_eq!(Share::of(4, 9), share(2, None));
+        assert_eq!(Share::of(12, 3), share(4, None));
+        assert_eq!(Share::of(1, 1), share(2, None));
     }
 
     #[test]
@@ -236,9 +238,9 @@ mod tests {
             let variables = Share::of(2, 3).variables(&flags, environment);
             variables.into_iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>()
         };
-        let (threads, partitions) = ("HOURMARK_THREADS=1", "HOURMARK_PARTITIONS=1");
+        let (threads, partitions) = ("HOURMARK_THREADS=2", "HOURMARK_PARTITIONS=1");
         assert_eq!(names(&[], &[]), [threads, partitions]);
-        assert_eq!(names(&[], &[("HOURMARK_THREADS", "2")]), [partitions]);
+        assert_eq!(names(&[], &[("HOURMARK_THREADS", "1")]), [partitions]);
         assert_eq!(names(&[], &[("HOURMARK_PARTITIONS", "6")]), [threads]);
         assert_eq!(names(&[], &[("HOURMARK_PARTITIONS", "")]), [threads, partitions]);
         assert_eq!(names(&[], &[("HOURMARK_CONFIG", "h.toml")]), [threads]);
