@@ -22,8 +22,9 @@ pub struct LogConfig {
     /// Segments that are no longer needed are kept as spares up to this many, at least 1. Default 4: what is purged at once
     /// need not be zero-filled again, and an idle node holds at most 256 MiB more than it needs.
     pub spares_max: usize,
-    /// Payloads kept in memory for reading, all groups together. Default 32 MiB: what replication and the aggregator read
-    /// is almost always what was just written.
+    /// Payloads kept in memory for reading, all groups together. Default 16 MiB, more than the largest entry: what
+    /// replication and the aggregator read is almost always what was just written, and memory that is kept here cannot be
+    /// received into again.
     pub cache_bytes_max: usize,
     /// Bytes that may wait for the disk; beyond them appends wait. Default 32 MiB: about 40 ms of a fast disk.
     pub queue_bytes_max: usize,
@@ -40,7 +41,7 @@ impl Default for LogConfig {
             segment_bytes: 64 << 20,
             bytes_max: 1 << 30,
             spares_max: 4,
-            cache_bytes_max: 32 << 20,
+            cache_bytes_max: 16 << 20,
             queue_bytes_max: 32 << 20,
             mark_after: Duration::from_millis(20),
             retry_after: Duration::from_millis(500),

@@ -23,7 +23,8 @@ pub struct Limits {
     /// Bytes of unanswered requests and unwritten answers on one connection before this node stops reading from it.
     pub unanswered_bytes_max: usize,
     /// Bytes of large receive buffers that are remembered for reuse, by all connections together. Those that someone still
-    /// holds count too, so it should exceed what caches hold of received payloads.
+    /// holds count too, so it should exceed what caches hold of received payloads. Those that no frame fits stay until newer
+    /// ones take their room.
     pub receive_buffers_bytes_max: usize,
     /// Connections that this node takes in from nodes of its cluster: two for each peer, and some that are just being
     /// replaced.

@@ -3,7 +3,7 @@
 //! Small frames share one read of up to [`HEAD_BYTES`]; each is copied into a buffer of its own size, so that whoever
 //! keeps a payload keeps nothing else alive. Of a larger frame only what came with that read is copied; the rest is read
 //! into the frame's own buffer, which is handed out in slices. Large buffers are taken up again once nobody uses them: with
-//! 16 to 32 MiB of payloads held by a cache that saves 20 % of the kernel's time (256 KiB and 1 MiB frames over loopback).
+//! 16 to 32 MiB of payloads held by a cache that saved 20 % of the kernel's time (256 KiB and 1 MiB frames over loopback).
 
 use super::frame::{FrameError, FrameLimits, PRELUDE_BYTES, Prelude};
 use super::limits::Limits;
@@ -126,17 +126,15 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 Err(_) => return Err(ReadError::Stalled(self.stall_timeout)),
             }
         }
-        let payload = payload.freeze();
-        self.buffers.keep(&payload);
-        Ok(payload)
+        Ok(self.buffers.hand_out(payload))
     }
 }
 
 /// Large buffers that were handed out by all readers of a node, oldest first, to be used again when their last slice is
 /// gone.
 ///
-/// Payloads are let go roughly in the order they came (logged, applied, out of the caches), so the oldest is the one to
-/// look at.
+/// Frames differ in size tenfold, as rounds hold more or fewer entries: a buffer waits for a frame that it fits. A much smaller
+/// one would hold more memory than whoever counts its bytes knows of.
 pub(super) struct Buffers {
     handed_out: Mutex<HandedOut>,
     bytes_max: usize,
@@ -144,8 +142,14 @@ pub(super) struct Buffers {
 
 #[derive(Default)]
 struct HandedOut {
-    buffers: VecDeque<Bytes>,
+    buffers: VecDeque<Buffer>,
+    /// Their capacities together.
     bytes: usize,
+}
+
+struct Buffer {
+    content: Bytes,
+    capacity: usize,
 }
 
 impl Buffers {
@@ -153,35 +157,27 @@ impl Buffers {
         Arc::new(Buffers { handed_out: Mutex::default(), bytes_max })
     }
 
-    /// An empty buffer with room for `length` bytes.
+    /// An empty buffer with room for `length` bytes; a large one has room for twice as many at most.
     fn take(&self, length: usize) -> BytesMut {
         if length < LARGE_BYTES {
             return BytesMut::with_capacity(length);
         }
-        let mut handed_out = self.handed_out();
-        while handed_out.buffers.front().is_some_and(Bytes::is_unique) {
-            if let Some(Ok(mut buffer)) = handed_out.pop().map(Bytes::try_into_mut)
-                && buffer.capacity() >= length
-            {
-                buffer.clear();
-                return buffer;
-            }
-        }
         // Rounded up, so that frames of nearly one size fit each other's buffers.
-        BytesMut::with_capacity(length.next_multiple_of(LARGE_BYTES))
+        self.handed_out().take(length).unwrap_or_else(|| BytesMut::with_capacity(length.next_multiple_of(LARGE_BYTES)))
     }
 
-    /// Remembers a buffer that is handed out.
-    fn keep(&self, buffer: &Bytes) {
-        if buffer.len() < LARGE_BYTES {
-            return;
+    /// Hands out a buffer, and remembers it.
+    fn hand_out(&self, buffer: BytesMut) -> Bytes {
+        let (capacity, content) = (buffer.capacity(), buffer.freeze());
+        if capacity >= LARGE_BYTES {
+            let mut handed_out = self.handed_out();
+            handed_out.bytes += capacity;
+            handed_out.buffers.push_back(Buffer { content: content.clone(), capacity });
+            while handed_out.bytes > self.bytes_max {
+                handed_out.remove(0);
+            }
         }
-        let mut handed_out = self.handed_out();
-        handed_out.bytes += buffer.len();
-        handed_out.buffers.push_back(buffer.clone());
-        while handed_out.bytes > self.bytes_max {
-            handed_out.pop();
-        }
+        content
     }
 
     fn handed_out(&self) -> MutexGuard<'_, HandedOut> {
@@ -190,10 +186,19 @@ impl Buffers {
 }
 
 impl HandedOut {
-    fn pop(&mut self) -> Option<Bytes> {
-        let oldest = self.buffers.pop_front()?;
-        self.bytes -= oldest.len();
-        Some(oldest)
+    /// Of those that nobody holds any more and that fit, the newest: it is the warmest.
+    fn take(&mut self, length: usize) -> Option<BytesMut> {
+        let fits = |buffer: &Buffer| (length..=2 * length).contains(&buffer.capacity) && buffer.content.is_unique();
+        let place = self.buffers.iter().rposition(fits)?;
+        let mut buffer = self.remove(place)?.try_into_mut().ok()?;
+        buffer.clear();
+        Some(buffer)
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Bytes> {
+        let Buffer { content, capacity } = self.buffers.remove(place)?;
+        self.bytes -= capacity;
+        Some(content)
     }
 }
 
@@ -312,38 +317,56 @@ mod tests {
         }
     }
 
-    #[test]
-    fn large_buffer_is_used_again_when_its_last_slice_is_gone() {
-        let buffers = Buffers::new(10 * LARGE_BYTES);
-        let hand_out = |length| {
-            let mut buffer = buffers.take(length);
-            buffer.resize(length, 0);
-            let buffer = buffer.freeze();
-            buffers.keep(&buffer);
-            buffer
-        };
-        let first = hand_out(LARGE_BYTES + 10);
-        let address = first.as_ptr();
-        let slice = first.slice(5..9);
-        drop(first);
-        let second = hand_out(LARGE_BYTES + 10);
-        assert_ne!(second.as_ptr(), address, "a slice of the first is still held");
-        drop(slice);
-        assert_eq!(hand_out(2 * LARGE_BYTES).as_ptr(), address, "a little larger fits too");
+    fn hand_out(buffers: &Buffers, length: usize) -> Bytes {
+        let mut buffer = buffers.take(length);
+        buffer.resize(length, 0);
+        buffers.hand_out(buffer)
+    }
+
+    /// How many are remembered, and what they take.
+    fn remembered(buffers: &Buffers) -> (usize, usize) {
+        let handed_out = buffers.handed_out();
+        (handed_out.buffers.len(), handed_out.bytes)
     }
 
     #[test]
-    fn kept_buffers_are_bounded() {
-        let buffers = Buffers::new(3 * LARGE_BYTES);
-        let kept: Vec<Bytes> = (0..10).map(|_| Bytes::from(vec![0; LARGE_BYTES])).collect();
-        kept.iter().for_each(|buffer| buffers.keep(buffer));
-        let sizes = || {
-            let handed_out = buffers.handed_out();
-            (handed_out.bytes, handed_out.buffers.len())
-        };
-        assert_eq!(sizes(), (3 * LARGE_BYTES, 3));
-        buffers.keep(&Bytes::from(vec![0; LARGE_BYTES - 1]));
-        assert_eq!(sizes(), (3 * LARGE_BYTES, 3), "small ones are not worth it");
+    fn large_buffer_is_used_again_when_its_last_slice_is_gone() {
+        let buffers = Buffers::new(10 * LARGE_BYTES);
+        let first = hand_out(&buffers, LARGE_BYTES + 10);
+        let address = first.as_ptr();
+        let slice = first.slice(5..9);
+        drop(first);
+        let second = hand_out(&buffers, LARGE_BYTES + 10);
+        assert_ne!(second.as_ptr(), address, "a slice of the first is still held");
+        assert_eq!(remembered(&buffers), (2, 4 * LARGE_BYTES));
+        drop(slice);
+        let third = hand_out(&buffers, 2 * LARGE_BYTES);
+        assert_eq!(third.as_ptr(), address, "a little larger fits too");
+        assert_eq!(remembered(&buffers), (2, 4 * LARGE_BYTES), "it is the same buffer, remembered once");
+        drop((third, second));
+        assert_eq!(hand_out(&buffers, 2 * LARGE_BYTES).as_ptr(), address, "the newest");
+    }
+
+    #[test]
+    fn buffer_waits_for_a_frame_that_it_fits() {
+        let buffers = Buffers::new(100 * LARGE_BYTES);
+        let [small, large] = [1, 8].map(|times| hand_out(&buffers, times * LARGE_BYTES).as_ptr());
+        for _ in 0..3 {
+            assert_eq!(hand_out(&buffers, 8 * LARGE_BYTES).as_ptr(), large);
+            assert_eq!(hand_out(&buffers, LARGE_BYTES).as_ptr(), small);
+        }
+        assert_eq!(remembered(&buffers), (2, 9 * LARGE_BYTES));
+        hand_out(&buffers, 3 * LARGE_BYTES);
+        assert_eq!(remembered(&buffers), (3, 12 * LARGE_BYTES), "one is too small, the other more than twice as large");
+    }
+
+    #[test]
+    fn kept_buffers_are_bounded_by_what_they_take() {
+        let buffers = Buffers::new(6 * LARGE_BYTES);
+        let _held: Vec<Bytes> = (0..10).map(|_| hand_out(&buffers, LARGE_BYTES + 1)).collect();
+        assert_eq!(remembered(&buffers), (3, 6 * LARGE_BYTES));
+        hand_out(&buffers, LARGE_BYTES - 1);
+        assert_eq!(remembered(&buffers), (3, 6 * LARGE_BYTES), "small ones are not worth it");
     }
 
     #[test]
