@@ -131,8 +131,14 @@ fn collect(mut reader: impl Read, bytes_max: usize, permit: &mut Permit) -> Resu
     }
 }
 
+/// Bytes of a body of lines that are shown at a time, before they are read: few enough to be in the cache still.
+const BLOCK_BYTES: usize = 64 * 1024;
+
 /// Takes what is read from a body.
 pub trait Take<'a> {
+    /// Is shown the next bytes of the body, before what begins in them is read. All blocks are the body.
+    fn block(&mut self, _bytes: &[u8]) {}
+
     /// Takes an event if its app id is that of an event taken before; otherwise takes nothing, and is given the whole line.
     fn take_known(&mut self, _app_id: &[u8], _time: EventTime, _response_time: ResponseTime) -> bool {
         false
@@ -168,34 +174,42 @@ pub fn read<'a>(body: &'a [u8], text: Text, parser: &mut Parser, mut take: impl 
             read_lines(body, parser, take);
             Ok(())
         }
-        Text::Json => match body.trim_ascii_start() {
-            [b'[', ..] => read_array(body, parser, take),
-            [] => Ok(()),
-            object => {
-                if let Some(verdict) = parser.line(object).transpose() {
-                    take.take(1, verdict);
+        Text::Json => {
+            take.block(body);
+            match body.trim_ascii_start() {
+                [b'[', ..] => read_array(body, parser, take),
+                [] => Ok(()),
+                object => {
+                    if let Some(verdict) = parser.line(object).transpose() {
+                        take.take(1, verdict);
+                    }
+                    Ok(())
                 }
-                Ok(())
             }
-        },
+        }
     }
 }
 
 fn read_lines<'a>(body: &'a [u8], parser: &mut Parser, mut take: impl Take<'a>) {
-    let (mut rest, mut number) = (body, 0);
-    while !rest.is_empty() {
-        number += 1;
-        if let Some((event, next)) = parser.likely(rest)
-            && take.take_known(event.app_id, event.time, event.response_time)
-        {
+    let (mut rest, mut number, mut behind) = (body, 0, body.len());
+    for block in body.chunks(BLOCK_BYTES) {
+        take.block(block);
+        behind -= block.len();
+        // The lines that begin in this block.
+        while rest.len() > behind {
+            number += 1;
+            if let Some((event, next)) = parser.likely(rest)
+                && take.take_known(event.app_id, event.time, event.response_time)
+            {
+                rest = next;
+                continue;
+            }
+            let (line, next) = parser.first_line(rest);
+            if let Some(verdict) = line.transpose() {
+                take.take(number, verdict);
+            }
             rest = next;
-            continue;
         }
-        let (line, next) = parser.first_line(rest);
-        if let Some(verdict) = line.transpose() {
-            take.take(number, verdict);
-        }
-        rest = next;
     }
 }
 

@@ -14,8 +14,8 @@ pub const KEPT_BYTES_MIN: usize = 64 * 1024;
 pub const KEPT_BYTES_MAX: usize = 8 << 20;
 /// Buffers that are kept at a time.
 const KEPT_MAX: usize = 64;
-/// Bytes that these have together at most.
-const KEPT_BYTES_SUM_MAX: usize = 32 << 20;
+/// Bytes that these have together at most: room for a dozen bodies of 50,000 lines.
+const KEPT_BYTES_SUM_MAX: usize = 64 << 20;
 
 /// Keeps buffers. Cheap to clone; all clones share them.
 #[derive(Clone, Default)]
@@ -30,8 +30,9 @@ impl Buffers {
             return Vec::new();
         };
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // Of those that fit best, the one that came back last: it is the warmest.
-        let fitting = (0..kept.len()).rev().filter(|place| kept[*place].capacity() >= bytes);
+        // Of those that fit best, the one that came back last: it is the warmest. A much larger one would hold more memory than
+        // the body's permit.
+        let fitting = (0..kept.len()).rev().filter(|place| (bytes..=2 * bytes).contains(&kept[*place].capacity()));
         match fitting.min_by_key(|place| kept[*place].capacity()) {
             Some(place) => kept.remove(place),
             // What is not written to takes no memory yet.
@@ -129,6 +130,8 @@ mod tests {
         assert_eq!((again.as_ptr(), again.len()), (address, 90_000), "one that was given back");
         drop(again);
         assert_eq!(lend(2 * KEPT_BYTES_MIN).as_ptr(), address, "bodies of about the same size share one");
+        let large = lend(16 * KEPT_BYTES_MIN).as_ptr();
+        assert_ne!(lend(7 * KEPT_BYTES_MIN).as_ptr(), large, "a body of less than half as much is left to another");
     }
 
     #[test]

@@ -27,7 +27,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3Default;
 
 /// Bodies up to this size are read on the spot: 32 KiB are 400 events, some 50 µs.
 const INLINE_BYTES_MAX: usize = 32 * 1024;
@@ -218,8 +218,11 @@ impl Intake {
         let shared = Arc::clone(&self.shared);
         let read = move || {
             let Text { kind, bytes } = text;
-            let request = shared.builders.with(|builder| Request::read_with(builder, &bytes, kind, limits, &slots))?;
-            Ok((request, xxh3_64(&bytes)))
+            let mut hasher = Xxh3Default::new();
+            let look = |block: &[u8]| hasher.update(block);
+            let request =
+                shared.builders.with(|builder| Request::read_with(builder, &bytes, kind, limits, &slots, look))?;
+            Ok((request, hasher.digest()))
         };
         if is_small { read() } else { self.shared.environment.tasks.blocking(read).await }
     }

@@ -63,24 +63,31 @@ impl Request {
     /// long names that are all different can exceed a batch if one partition gets all of them. It is refused here, where
     /// the client can still be told.
     pub fn read(body: &[u8], kind: Kind, limits: TimeLimits, slots: &[PartitionId]) -> Result<Request, BatchTooLarge> {
-        Request::read_with(&mut BatchBuilder::default(), body, kind, limits, slots)
+        Request::read_with(&mut BatchBuilder::default(), body, kind, limits, slots, |_| ())
     }
 
     /// [`Request::read`] with the memory of a builder. What that holds is forgotten; it is empty on return.
+    ///
+    /// `look` is shown the body in order, by blocks, each just before it is read: what else has to see every byte then costs a
+    /// large body of lines one way from memory instead of two. A body of another kind is one block.
     pub fn read_with(
         builder: &mut BatchBuilder,
         body: &[u8],
         kind: Kind,
         limits: TimeLimits,
         slots: &[PartitionId],
+        mut look: impl FnMut(&[u8]),
     ) -> Result<Request, BatchTooLarge> {
         builder.clear();
         let partition_of = |app_id: &str| slots[usize::from(slot_of(app_id))].0;
         let (batches, rejections) = match kind {
-            Kind::Lines => read_text(builder, body, Text::Lines, limits, partition_of),
-            Kind::Json => read_text(builder, body, Text::Json, limits, partition_of),
+            Kind::Lines => read_text(builder, body, Text::Lines, limits, partition_of, look),
+            Kind::Json => read_text(builder, body, Text::Json, limits, partition_of, look),
             Kind::Batch if body.len() > BATCH_BYTES_MAX => return Err(BatchTooLarge { bytes: body.len() }),
-            Kind::Batch => read_batch(body, limits, partition_of),
+            Kind::Batch => {
+                look(body);
+                read_batch(body, limits, partition_of)
+            }
         };
         let mut partitions = BTreeMap::new();
         for (partition, events, batch) in batches {
@@ -109,8 +116,10 @@ fn read_text(
     text: Text,
     limits: TimeLimits,
     partition_of: impl Fn(&str) -> u16,
+    look: impl FnMut(&[u8]),
 ) -> (Batches, Rejections) {
-    let (mut reading, mut parser) = (Reading { builder, rejections: Rejections::default() }, Parser::new(limits));
+    let mut reading = Reading { builder, rejections: Rejections::default(), look };
+    let mut parser = Parser::new(limits);
     match body::read(body, text, &mut parser, &mut reading) {
         Ok(()) => (reading.builder.finish_by(partition_of), reading.rejections),
         Err(reason) => {
@@ -136,12 +145,17 @@ fn read_batch(body: &[u8], limits: TimeLimits, partition_of: impl Fn(&str) -> u1
 }
 
 /// What has been read of a body so far.
-struct Reading<'b> {
+struct Reading<'b, L> {
     builder: &'b mut BatchBuilder,
     rejections: Rejections,
+    look: L,
 }
 
-impl<'a> Take<'a> for &mut Reading<'_> {
+impl<'a, L: FnMut(&[u8])> Take<'a> for &mut Reading<'_, L> {
+    fn block(&mut self, bytes: &[u8]) {
+        (self.look)(bytes);
+    }
+
     #[inline]
     fn take_known(&mut self, app_id: &[u8], time: EventTime, response_time: ResponseTime) -> bool {
         self.builder.add_known(app_id, time, response_time)
@@ -256,6 +270,42 @@ mod tests {
     }
 
     #[test]
+    fn every_byte_is_shown_once_and_in_order_whatever_is_read() {
+        let lines: Vec<String> = (0..5000).map(|i| line(&format!("app-{}", i % 17), i, i)).collect();
+        let spaced = format!("{}{}", " ".repeat(200_000), lines.join("\n"));
+        let mut batch = BatchBuilder::default();
+        (0..300).for_each(|time| batch.add("a", EventTime(time), ResponseTime(time)));
+        let batch = batch.finish();
+        let bodies = [
+            (lines.join("\n").as_bytes(), Kind::Lines, 5000),
+            (spaced.as_bytes(), Kind::Lines, 5000),
+            (format!("[{}]", lines.join(",")).as_bytes(), Kind::Json, 5000),
+            (format!("[{},", lines[0]).as_bytes(), Kind::Json, 0),
+            (&batch, Kind::Batch, 300),
+            (&[], Kind::Batch, 0),
+        ]
+        .map(|(body, kind, events)| (body.to_vec(), kind, events));
+        for (body, kind, events) in bodies {
+            let mut shown = Vec::new();
+            let look = |block: &[u8]| shown.extend_from_slice(block);
+            let builder = &mut BatchBuilder::default();
+            let request = Request::read_with(builder, &body, kind, TimeLimits::NONE, &slots(4), look).unwrap();
+            assert!(shown == body, "{kind:?} of {events}");
+            assert_eq!(request.events(), events);
+        }
+    }
+
+    #[test]
+    fn lines_of_a_large_body_keep_their_numbers() {
+        let text = |number: u64| if number.is_multiple_of(700) { "x".to_owned() } else { line("a", number, number) };
+        let lines: Vec<String> = (1..=5000).map(text).collect();
+        let request = read(&lines.join("\n"), Kind::Lines, 4).unwrap();
+        assert_eq!(request.events(), 4993);
+        let refused: Vec<_> = (1..=7).map(|times| (times * 700, Reason::InvalidJson)).collect();
+        assert_eq!(request.rejections.listed, refused);
+    }
+
+    #[test]
     fn a_flawed_array_leaves_no_events() {
         let body = format!("[{},", line("a", 0, 1));
         let request = read(&body, Kind::Json, 4).unwrap();
@@ -271,12 +321,12 @@ mod tests {
         let short = format!("{}\n{}", line("a", 7, 1), line("long-3", 8, 2));
         for (body, kind) in [(&long, Kind::Lines), (&short, Kind::Lines), (&flawed, Kind::Json), (&short, Kind::Lines)]
         {
-            let again = Request::read_with(&mut builder, body.as_bytes(), kind, limits, &slots);
+            let again = Request::read_with(&mut builder, body.as_bytes(), kind, limits, &slots, |_| ());
             assert_eq!(again, Request::read(body.as_bytes(), kind, limits, &slots));
             assert!(builder.is_empty());
         }
         builder.add("left", EventTime(1), ResponseTime(1));
-        let again = Request::read_with(&mut builder, short.as_bytes(), Kind::Lines, limits, &slots).unwrap();
+        let again = Request::read_with(&mut builder, short.as_bytes(), Kind::Lines, limits, &slots, |_| ()).unwrap();
         assert_eq!(again.events(), 2);
     }
 

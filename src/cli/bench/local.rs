@@ -149,8 +149,9 @@ impl Mill {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
             let Some(body) = self.load.bodies.get(index) else { return Ok(()) };
             let failed = |error: &dyn std::error::Error| Failure::new(Exit::Failed, format!("body {index}: {error}"));
-            let request = Request::read_with(&mut builder, &body.bytes, self.kind, TimeLimits::NONE, &self.slots)
-                .map_err(|error| failed(&error))?;
+            let request =
+                Request::read_with(&mut builder, &body.bytes, self.kind, TimeLimits::NONE, &self.slots, |_| ())
+                    .map_err(|error| failed(&error))?;
             let mut parts: Vec<_> = request.partitions.into_iter().collect();
             // Threads begin at different partitions, so that they rarely wait for each other.
             let begin = index % parts.len().max(1);

@@ -153,6 +153,19 @@ async fn a_second_attempt_fills_in_what_the_first_one_missed() {
     assert_eq!(site.times_counted(), [1]);
 }
 
+/// It is stored: a repeat may come after an update.
+#[tokio::test(start_paused = true)]
+async fn the_hash_of_a_body_is_xxh3_of_its_bytes_whatever_its_size() {
+    let site = Site::new();
+    for text in ["", "x", &lines(1), &lines(100), &lines(5000), &format!("{}x", lines(5000))] {
+        for kind in [Kind::Lines, Kind::Json, Kind::Batch] {
+            let body = Text { kind, bytes: Bytes::from(text.to_owned()) };
+            let (_, hash) = site.intake.read(body, TimeLimits::NONE, site.log.slots()).await.unwrap();
+            assert_eq!(hash, xxhash_rust::xxh3::xxh3_64(text.as_bytes()), "{kind:?} of {} bytes", text.len());
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_repeat_is_read_with_the_time_limits_of_the_first() {
     let early: String = (0..50).map(|app| line(&format!("app-{app}"), NOON_MS + 1_800_000)).collect();
