@@ -1,8 +1,7 @@
 //! `hourmark dev` whose nodes are killed and brought back by hand.
 
-use crate::support::{eventually, free_address, request, turn};
+use crate::support::{eventually, free_ports, request, turn};
 use std::fs::File;
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 /// Ends a process that a test has started, whatever comes.
@@ -13,16 +12,6 @@ impl Drop for Ended {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-/// A port that two nodes of `dev` can begin at.
-fn base_port() -> u16 {
-    eventually("free ports", || {
-        let port: u16 = free_address().rsplit_once(':')?.1.parse().ok()?;
-        let is_free = |step| TcpListener::bind(("127.0.0.1", port.checked_add(step)?)).ok();
-        ((1024..=65_000).contains(&port) && [0, 1, 10, 11].into_iter().all(|step| is_free(step).is_some()))
-            .then_some(port)
-    })
 }
 
 fn children(process: u32) -> Vec<u32> {
@@ -42,7 +31,8 @@ fn a_node_that_was_brought_back_counts_and_outlives_the_others() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
     let told = || std::fs::read_to_string(&log).unwrap();
-    let port = base_port();
+    // Two of each node, ten apart.
+    let port = free_ports(12);
     let data = directory.path().join("data").display().to_string();
     let arguments = ["dev", "--nodes", "2", "--base-port", &port.to_string(), "--data-dir", &data];
     let mut command = Command::new(env!("CARGO_BIN_EXE_hourmark"));

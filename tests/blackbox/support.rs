@@ -1,9 +1,8 @@
 //! Real node processes on free ports, killed when dropped, and a client that speaks plain HTTP to them.
 
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Mutex, MutexGuard};
@@ -81,15 +80,23 @@ pub fn hourmark(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_hourmark")).args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// An address that nobody listens on now. None is given twice: the system may name a port again as soon as it is let go of.
+/// An address that nobody listens on now.
 pub fn free_address() -> String {
-    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
-    loop {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        if GIVEN.lock().unwrap().insert(address) {
-            return address.to_string();
-        }
+    format!("127.0.0.1:{}", free_ports(1))
+}
+
+/// The first of so many neighbouring ports that nobody listens on now. None is given twice, and all are below those that systems take
+/// for outgoing connections: a node that is started there later, or again, finds its port free.
+pub fn free_ports(count: u16) -> u16 {
+    static NEXT: Mutex<Option<u16>> = Mutex::new(None);
+    let mut next = NEXT.lock().unwrap();
+    // Where it begins differs from that of a test run beside this one.
+    let mut first = next.unwrap_or_else(|| 12_000 + (std::process::id() % 80) as u16 * 200);
+    while !(first..first + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok()) {
+        first += 1;
     }
+    *next = Some(first + count);
+    first
 }
 
 /// A node's process.

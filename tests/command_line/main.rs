@@ -123,9 +123,14 @@ async fn wrong_usage_and_configuration_exit_with_2_and_name_the_culprit() {
 
 #[tokio::test]
 async fn a_port_in_use_stops_dev_before_it_starts_anything() {
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = taken.local_addr().unwrap().port();
-    // The second node's HTTP port, so that the first one's would have been free.
+    // The second node's HTTP port is taken, the first one's are free, and stay so: no system takes ports as low as these for outgoing
+    // connections, which other tests make all the time.
+    let bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).ok();
+    let (port, _taken) = (12_000..28_000)
+        .find_map(|port| {
+            [port - 10, port - 9].into_iter().all(|port| bind(port).is_some()).then(|| Some((port, bind(port)?)))?
+        })
+        .unwrap();
     let directory = tempfile::tempdir().unwrap();
     let data_dir = directory.path().display().to_string();
     let ran = hourmark(&["dev", "--base-port", &(port - 10).to_string(), "--data-dir", &data_dir], b"").await;

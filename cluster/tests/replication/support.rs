@@ -13,8 +13,8 @@ use cluster::{
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -260,14 +260,28 @@ impl Disk for Limited {
     }
 }
 
+/// Where nobody listens now. None is given twice, and all are below the ports that systems take for outgoing connections: whoever is
+/// stopped there finds its port free when it starts again.
+fn free_address() -> String {
+    // Where it begins differs from that of a test run beside this one.
+    static NEXT: LazyLock<AtomicU16> =
+        LazyLock::new(|| AtomicU16::new(12_000 + (std::process::id() % 80) as u16 * 200));
+    loop {
+        let address = format!("127.0.0.1:{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        if std::net::TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+}
+
 impl Place {
     pub fn new(join: &[&Place]) -> Place {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let address = free_address();
         let join = join.iter().map(|place| place.address.clone()).collect();
         let directory = tempfile::tempdir().unwrap();
         Place {
             directory,
-            address: port.to_string(),
+            address,
             join,
             configure: |_| {},
             is_full: Arc::default(),
