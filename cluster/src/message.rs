@@ -15,6 +15,9 @@ pub const SNAPSHOT: u8 = 5;
 /// A replica that lost its store asks for a chunk of a snapshot (`partition::rebuild`).
 pub const FETCH_SNAPSHOT: u8 = 6;
 
+/// A leader asks whether the vote that it was elected by is the one that a voter saved last (`raft::confirmation`).
+pub const CONFIRM: u8 = 8;
+
 /// An append on its way to the leader (`router`).
 pub const FORWARD: u8 = 16;
 /// A request for `Host::serve` (`router`).

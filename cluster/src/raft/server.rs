@@ -6,6 +6,7 @@
 //!
 //! While the disk is full, entries are refused before openraft sees them: an append that fails ends a group for ever.
 
+use super::confirmation::follows;
 use super::group::GroupContext;
 use super::incoming::Incoming;
 use super::types::{Ballot, Raft, TypeConfig, Vote, log_id};
@@ -65,6 +66,7 @@ impl Server {
         let taken = match request.kind {
             message::APPEND => self.append(from, &request.header, body, reply),
             message::HEARTBEAT => self.heartbeat(&request.header, reply),
+            message::CONFIRM => self.confirm(&request.header, reply),
             message::VOTE => self.vote(&request.header, reply),
             message::PRE_VOTE => self.pre_vote(&request.header, reply),
             message::TRANSFER => self.transfer(&request.header, reply),
@@ -108,6 +110,12 @@ impl Server {
                 send(reply, &Appended::from(response.into_stream_result(previous, previous)));
             }
         });
+        Ok(())
+    }
+
+    /// Whether a leader may still take this node for its follower.
+    fn confirm(&self, vote: &Bytes, reply: Reply) -> io::Result<()> {
+        send(reply, &follows(&self.group_log, vote));
         Ok(())
     }
 

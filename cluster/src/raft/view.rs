@@ -2,7 +2,7 @@
 
 use super::types::{TypeConfig, position};
 use crate::{LogPosition, NodeId, Offset, Term};
-use openraft::{RaftMetrics, ServerState};
+use openraft::{EmptyNode, Membership, RaftMetrics, ServerState};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A group as one of its members sees it.
@@ -41,14 +41,13 @@ pub struct View {
 impl View {
     pub(super) fn of(metrics: &RaftMetrics<TypeConfig>) -> View {
         let membership = metrics.membership_config.membership();
-        let voters = membership.get_joint_config().iter();
         let committed = metrics.committed_membership_config.membership();
         let matched = metrics.replication.iter().flatten();
         View {
             is_leader: metrics.state == ServerState::Leader,
             term: Term(metrics.current_term),
             leader: metrics.current_leader.map(NodeId),
-            voters: voters.map(|set| set.iter().map(|id| NodeId(*id)).collect()).collect(),
+            voters: voters(membership),
             learners: membership.learner_ids().map(NodeId).collect(),
             members_at: metrics.membership_config.log_id().as_ref().map(position),
             committed_voters: committed.voter_ids().map(NodeId).collect(),
@@ -80,10 +79,14 @@ impl View {
     }
 }
 
+/// The sets of voters of a membership.
+pub(super) fn voters(membership: &Membership<u64, EmptyNode>) -> Vec<BTreeSet<NodeId>> {
+    membership.get_joint_config().iter().map(|set| set.iter().map(|id| NodeId(*id)).collect()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use openraft::{EmptyNode, Membership};
     use std::sync::Arc;
 
     fn members(voters: &[u64], learners: &[u64]) -> Arc<openraft::alias::StoredMembershipOf<TypeConfig>> {

@@ -1,0 +1,310 @@
+//! A leader asks its voters whether they still follow it, without openraft: what a ReadIndex needs to know, at a fraction of the
+//! work of a round of heartbeats.
+//!
+//! ```text
+//!   leader's core:    leads in term T, has committed an entry of T ── how far, and who votes
+//!   leader ──▶ voters: the vote for T                                 (as each of them has to have saved it)
+//!   voters ──▶ leader: whether that is the vote that they saved last  (from memory, where the request comes in)
+//!   leader:            is its own vote still that one?
+//! ```
+//!
+//! Why a majority's yes suffices (ReadIndex: Ongaro, "Consensus: Bridging Theory and Practice", 6.4). A later leader needs votes of a
+//! majority, so of one of these voters; a vote is handed to the log before it is given, and the log knows the newest one from then on
+//! ([`follows`]). So when that voter said yes it had not given its vote to a later leader, and whatever such a leader commits is
+//! committed after the question was asked. What earlier leaders committed precedes the entry of T.
+//!
+//! The voters are those of the newest members in the leader's log. Should they change while it asks, then because it led until after
+//! it began to ask; nobody else can have committed anything before that.
+
+use super::types::{Ballot, TypeConfig};
+use super::wire;
+use crate::log::GroupLog;
+use crate::{NodeId, Offset};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use openraft::{RaftState, ServerState};
+use std::collections::BTreeSet;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+/// A leadership as its own core sees it at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leadership {
+    /// The vote that made it, as every member's log holds it.
+    pub vote: Bytes,
+    /// The last entry that is committed, one of this leadership's own; everything that was acked before is not behind it.
+    pub committed: Offset,
+    /// The sets of voters: one, or two while a change is under way.
+    voters: Vec<BTreeSet<NodeId>>,
+}
+
+impl Leadership {
+    /// What `node` leads by, if it leads and has committed an entry of its term.
+    pub fn of(node: NodeId, state: &RaftState<TypeConfig>) -> Option<Leadership> {
+        let vote = state.vote_ref();
+        let ballot = Ballot::from(vote);
+        let committed = state.local_committed().filter(|committed| committed.leader_id == vote.leader_id)?;
+        let is_leader = state.server_state == ServerState::Leader && ballot.committed && ballot.node == node;
+        is_leader.then(|| Leadership {
+            vote: wire::encode(&ballot),
+            committed: Offset(committed.index),
+            voters: super::view::voters(state.membership_state.effective().membership()),
+        })
+    }
+
+    /// Whether these are a majority of each set of voters.
+    fn is_majority(&self, nodes: &BTreeSet<NodeId>) -> bool {
+        self.voters.iter().all(|set| set.intersection(nodes).count() > set.len() / 2)
+    }
+}
+
+/// Whether this vote is the newest that a member has handed to its log. The answer is what a voter tells a leader, and what a leader
+/// asks itself.
+pub fn follows(log: &GroupLog, vote: &Bytes) -> bool {
+    log.state().vote.as_ref() == Some(vote)
+}
+
+/// After so long without an answer all voters are asked. Well above what an answer takes, well below what a reader notices.
+const HEDGE: Duration = Duration::from_millis(2);
+
+/// Asks the voters of one group, round by round.
+///
+/// Only as many as a majority needs are asked at first, beginning with those who were quick before: an answer costs both sides some
+/// twenty microseconds.
+pub struct Voters {
+    node: NodeId,
+    asked: Mutex<Asked>,
+}
+
+/// Questions under way. Each voter has at most one, also where it answers nothing: so they are few, whatever the number of rounds.
+#[derive(Default)]
+struct Asked {
+    round: u64,
+    nodes: BTreeSet<NodeId>,
+    answers: FuturesUnordered<BoxFuture<'static, Answer>>,
+    /// Who confirmed the last leadership that was.
+    quick: BTreeSet<NodeId>,
+}
+
+/// Who answered, to the question of which round, and whether with yes.
+type Answer = (NodeId, u64, bool);
+
+impl Asked {
+    /// Asks a voter, unless it has not answered yet.
+    fn ask<F: Future<Output = bool> + Send + 'static>(&mut self, voter: NodeId, ask: impl Fn(NodeId) -> F) {
+        let round = self.round;
+        if self.nodes.insert(voter) {
+            self.answers.push(ask(voter).map(move |is_yes| (voter, round, is_yes)).boxed());
+        }
+    }
+}
+
+impl Voters {
+    /// The other voters than `node`.
+    pub fn new(node: NodeId) -> Voters {
+        Voters { node, asked: Mutex::default() }
+    }
+
+    /// Whether a majority, this node being one, says that it follows the leadership still, each asked after this call. `ask` sends the
+    /// question when it is called, and ends in all cases. Dropping the future does no harm.
+    pub async fn confirm<F>(&self, leadership: &Leadership, ask: impl Fn(NodeId) -> F) -> bool
+    where
+        F: Future<Output = bool> + Send + 'static,
+    {
+        let mut asked = self.asked.lock().await;
+        asked.round += 1;
+        while let Some(Some((late, ..))) = asked.answers.next().now_or_never() {
+            asked.nodes.remove(&late);
+        }
+        let others = leadership.voters.iter().flatten().copied().filter(|voter| *voter != self.node);
+        let (quick, slow): (BTreeSet<_>, BTreeSet<_>) = others.partition(|voter| asked.quick.contains(voter));
+        let mut rest = quick.into_iter().chain(slow);
+        let mut confirmed = BTreeSet::from([self.node]);
+        let mut wanted = confirmed.clone();
+        while !leadership.is_majority(&confirmed) {
+            while !leadership.is_majority(&wanted)
+                && let Some(voter) = rest.next()
+            {
+                wanted.insert(voter);
+                asked.ask(voter, &ask);
+            }
+            match timeout(HEDGE, asked.answers.next()).await {
+                Ok(Some((voter, round, is_yes))) => {
+                    asked.nodes.remove(&voter);
+                    match is_yes {
+                        _ if round < asked.round && wanted.contains(&voter) => asked.ask(voter, &ask),
+                        _ if round < asked.round => {}
+                        true => confirmed.extend([voter]),
+                        false => wanted.retain(|wanted| *wanted != voter),
+                    }
+                }
+                Ok(None) => return false,
+                Err(_) => {
+                    for voter in rest.by_ref() {
+                        wanted.insert(voter);
+                        asked.ask(voter, &ask);
+                    }
+                }
+            }
+        }
+        asked.quick = confirmed;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+    use crate::log::{Log, LogConfig};
+    use crate::{GroupId, Term};
+    use std::pin::pin;
+    use std::sync::Arc;
+    use tokio::sync::oneshot;
+
+    fn nodes(ids: &[u64]) -> BTreeSet<NodeId> {
+        ids.iter().map(|id| NodeId(*id)).collect()
+    }
+
+    fn led_by(voters: &[&[u64]]) -> Leadership {
+        let voters = voters.iter().map(|set| nodes(set)).collect();
+        Leadership { vote: Bytes::new(), committed: Offset(0), voters }
+    }
+
+    #[test]
+    fn a_majority_is_one_of_each_set_of_voters() {
+        let three = led_by(&[&[1, 2, 3]]);
+        assert!(!three.is_majority(&nodes(&[1])) && !three.is_majority(&nodes(&[1, 4])));
+        assert!(three.is_majority(&nodes(&[1, 3])));
+        let four = led_by(&[&[1, 2, 3, 4]]);
+        assert!(!four.is_majority(&nodes(&[1, 2])) && four.is_majority(&nodes(&[1, 2, 4])));
+        let changing = led_by(&[&[1, 2, 3], &[1, 4, 5]]);
+        assert!(!changing.is_majority(&nodes(&[1, 2, 3])) && !changing.is_majority(&nodes(&[1, 4])));
+        assert!(changing.is_majority(&nodes(&[1, 2, 5])));
+        assert!(led_by(&[&[1]]).is_majority(&nodes(&[1])));
+    }
+
+    #[tokio::test]
+    async fn a_vote_counts_from_when_it_is_handed_to_the_log_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let environment = Environment {
+            network: Arc::new(TcpNetwork),
+            disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            tasks: Tasks::new(Arc::new(ThreadPool::default())),
+        };
+        let log = Log::open(&environment, LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() })
+            .await
+            .unwrap()
+            .group(GroupId(1));
+        let vote = |term, committed| wire::encode(&Ballot { term: Term(term), node: NodeId(1), committed });
+        assert!(!follows(&log, &vote(3, true)));
+        log.save_vote(vote(3, false)).await.unwrap();
+        assert!(!follows(&log, &vote(3, true)), "a candidate is nobody's leader");
+        log.save_vote(vote(3, true)).await.unwrap();
+        assert!(follows(&log, &vote(3, true)));
+        let mut saving = pin!(log.save_vote(vote(4, false)));
+        assert!((&mut saving).now_or_never().is_none(), "nobody has seen it yet");
+        assert!(!follows(&log, &vote(3, true)));
+    }
+
+    /// The others of a group whose questions wait for the test's answers.
+    struct Desk {
+        voters: Voters,
+        questions: std::sync::Mutex<Vec<(u64, oneshot::Sender<bool>)>>,
+    }
+
+    impl Desk {
+        /// That of node 1.
+        fn new() -> Desk {
+            Desk { voters: Voters::new(NodeId(1)), questions: std::sync::Mutex::default() }
+        }
+
+        async fn confirm(&self, voters: &[&[u64]]) -> bool {
+            let ask = |voter: NodeId| {
+                let (sender, answer) = oneshot::channel();
+                self.questions.lock().unwrap().push((voter.0, sender));
+                answer.map(|answer| answer.unwrap_or(false))
+            };
+            self.voters.confirm(&led_by(voters), ask).await
+        }
+
+        /// Who has not been answered yet.
+        fn asked(&self) -> Vec<u64> {
+            self.questions.lock().unwrap().iter().map(|(voter, _)| *voter).collect()
+        }
+
+        fn answer(&self, voter: u64, is_yes: bool) {
+            let mut questions = self.questions.lock().unwrap();
+            let first = questions.iter().position(|(asked, _)| *asked == voter).unwrap();
+            let _ = questions.remove(first).1.send(is_yes);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_a_majority_is_asked_the_quick_ones_first() {
+        let desk = Desk::new();
+        let mut round = pin!(desk.confirm(&[&[1, 2, 3]]));
+        assert!((&mut round).now_or_never().is_none());
+        assert_eq!(desk.asked(), [2]);
+        tokio::time::sleep(HEDGE).await;
+        assert!((&mut round).now_or_never().is_none());
+        assert_eq!(desk.asked(), [2, 3], "the first one takes too long");
+        desk.answer(3, true);
+        assert_eq!(round.now_or_never(), Some(true));
+
+        let mut round = pin!(desk.confirm(&[&[1, 2, 3]]));
+        assert!((&mut round).now_or_never().is_none());
+        assert_eq!(desk.asked(), [2, 3], "one question of the round before, and one to who answered it");
+        desk.answer(3, true);
+        assert_eq!(round.now_or_never(), Some(true));
+        assert_eq!(desk.confirm(&[&[1]]).now_or_never(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_says_no_is_replaced_by_another_and_without_a_majority_the_answer_is_no() {
+        let desk = Desk::new();
+        let mut round = pin!(desk.confirm(&[&[1, 2, 3]]));
+        assert!((&mut round).now_or_never().is_none());
+        desk.answer(2, false);
+        assert!((&mut round).now_or_never().is_none());
+        assert_eq!(desk.asked(), [3]);
+        desk.answer(3, false);
+        assert_eq!(round.now_or_never(), Some(false));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_to_an_earlier_round_confirms_nothing_later() {
+        let desk = Desk::new();
+        {
+            let mut abandoned = pin!(desk.confirm(&[&[1, 2]]));
+            assert!((&mut abandoned).now_or_never().is_none());
+        }
+        let mut round = pin!(desk.confirm(&[&[1, 2]]));
+        assert!((&mut round).now_or_never().is_none());
+        assert_eq!(desk.asked(), [2], "one question at a time");
+        desk.answer(2, true);
+        assert!((&mut round).now_or_never().is_none(), "it was asked before this round");
+        assert_eq!(desk.asked(), [2]);
+        desk.answer(2, true);
+        assert_eq!(round.now_or_never(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_never_answers_is_asked_once() {
+        let desk = Desk::new();
+        for _ in 0..100 {
+            let mut round = pin!(desk.confirm(&[&[1, 2, 3]]));
+            assert!((&mut round).now_or_never().is_none());
+            tokio::time::sleep(HEDGE).await;
+            assert!((&mut round).now_or_never().is_none());
+            desk.answer(3, true);
+            assert_eq!(round.now_or_never(), Some(true));
+        }
+        assert_eq!(desk.asked(), [2]);
+    }
+}
