@@ -41,7 +41,7 @@ pub fn room(source: Arc<dyn Source>, metrics: Metrics) -> Room {
         .route("/v1/nodes/{id}", delete(nodes::remove))
         .route("/v1/nodes/{id}/drain", put(nodes::drain).delete(nodes::undrain))
         .with_state(Admin { source, metrics });
-    Room { routes, openapi: Api::openapi() }
+    Room { routes, openapi: Api::openapi(), shortcut: None }
 }
 
 #[derive(OpenApi)]
@@ -217,8 +217,8 @@ fn unreadable(reason: String) -> Problem {
 mod tests {
     use super::super::{Digest, QuarantinedEntry, SettingsAnswer};
     use super::*;
-    use crate::http::assemble;
     use crate::http::testing::{ask, send};
+    use crate::http::{Routes, assemble};
     use crate::metrics::Figures;
     use async_trait::async_trait;
     use axum::body::Body;
@@ -317,7 +317,7 @@ mod tests {
         }
     }
 
-    fn router(unready: Option<&'static str>) -> Router {
+    fn router(unready: Option<&'static str>) -> Routes {
         assemble([room(Arc::new(Fake { unready }), Metrics::new())])
     }
 

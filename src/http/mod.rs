@@ -11,10 +11,12 @@ mod date;
 pub mod description;
 mod drain;
 mod error;
+mod routes;
 mod server;
 mod stall;
 
 pub use error::{PROBLEM_MEDIA_TYPE, Problem};
+pub use routes::{Routes, Shortcut};
 pub use server::{Door, Limits, Server};
 
 use axum::Router;
@@ -22,6 +24,7 @@ use axum::http::{Method, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use bytes::Bytes;
+use std::sync::Arc;
 use utoipa::OpenApi;
 
 /// What a room brings to the server.
@@ -30,6 +33,8 @@ pub struct Room {
     pub routes: Router,
     /// The description of those routes, from the handlers' own types.
     pub openapi: utoipa::openapi::OpenApi,
+    /// What goes past them.
+    pub shortcut: Option<Arc<dyn Shortcut>>,
 }
 
 /// The description that the rooms' parts are merged into.
@@ -44,11 +49,12 @@ pub struct Room {
 )]
 struct Api;
 
-/// Joins the rooms into one router.
-pub fn assemble(rooms: impl IntoIterator<Item = Room>) -> Router {
+/// Joins the rooms into one.
+pub fn assemble(rooms: impl IntoIterator<Item = Room>) -> Routes {
     let mut api = Api::openapi();
-    let mut router = Router::new();
+    let (mut router, mut shortcuts) = (Router::new(), Vec::new());
     for room in rooms {
+        shortcuts.extend(room.shortcut);
         api.merge(room.openapi);
         router = router.merge(room.routes);
     }
@@ -58,7 +64,8 @@ pub fn assemble(rooms: impl IntoIterator<Item = Room>) -> Router {
         let json = [(header::CONTENT_TYPE, "application/json")];
         std::future::ready((json, description.clone()))
     };
-    router.route("/openapi.json", get(openapi)).fallback(no_such_path).method_not_allowed_fallback(no_such_method)
+    let router = router.route("/openapi.json", get(openapi));
+    Routes::new(router.fallback(no_such_path).method_not_allowed_fallback(no_such_method), shortcuts)
 }
 
 async fn no_such_path(uri: Uri) -> impl IntoResponse {
@@ -77,10 +84,8 @@ pub mod testing {
 
     use super::*;
     use axum::body::Body;
-    use axum::http::{HeaderMap, Request};
+    use axum::http::{HeaderMap, Request, Response};
     use http_body_util::BodyExt;
-    use hyper::service::Service;
-    use hyper_util::service::TowerToHyperService;
 
     /// What a client saw.
     #[derive(Debug)]
@@ -109,15 +114,27 @@ pub mod testing {
     }
 
     /// Sends one request.
-    pub async fn send(router: &Router, request: Request<Body>) -> Seen {
-        let response = TowerToHyperService::new(router.clone()).call(request).await.unwrap();
+    pub async fn send(routes: &(impl Clone + Into<Routes>), request: Request<Body>) -> Seen {
+        let routes: Routes = routes.clone().into();
+        match routes.shortcut(&request) {
+            Some(answer) => seen(answer.await).await,
+            None => seen(routes.route(request).await.unwrap()).await,
+        }
+    }
+
+    async fn seen(response: Response<Body>) -> Seen {
         let (parts, body) = response.into_parts();
         Seen { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
     }
 
     /// Gets a path.
-    pub async fn ask(router: &Router, path: &str) -> Seen {
-        send(router, Request::get(path).body(Body::empty()).unwrap()).await
+    pub async fn ask(routes: &(impl Clone + Into<Routes>), path: &str) -> Seen {
+        send(routes, Request::get(path).body(Body::empty()).unwrap()).await
+    }
+
+    /// Gets a path, without shortcuts.
+    pub async fn ask_router(routes: &Routes, path: &str) -> Seen {
+        seen(routes.route(Request::get(path).body(Body::empty()).unwrap()).await.unwrap()).await
     }
 }
 
@@ -128,9 +145,9 @@ mod tests {
     use axum::body::Body;
     use axum::http::Request;
 
-    fn router() -> Router {
+    fn router() -> Routes {
         let routes = Router::new().route("/there", get(|| async { "here" }));
-        assemble([Room { routes, openapi: Api::openapi() }])
+        assemble([Room { routes, openapi: Api::openapi(), shortcut: None }])
     }
 
     #[tokio::test]

@@ -4,21 +4,20 @@
 //! a reason to exist: a client that sends its header drop by drop, one that never reads its answer, one that opens more
 //! connections than a node can hold, one whose request makes a handler panic. None of them may cost the others anything.
 
-use super::Problem;
 use super::date::Dates;
 use super::drain::Lent;
 use super::stall::StallGuard;
-use axum::Router;
+use super::{Problem, Routes};
 use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use cluster::environment::{Environment, Listener, Stream};
 use futures::FutureExt;
+use futures::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use std::convert::Infallible;
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -88,11 +87,11 @@ impl Door {
         &self.address
     }
 
-    /// Serves `router` until [`Server::shutdown`].
-    pub fn serve(self, router: Router, limits: Limits) -> Server {
+    /// Serves `routes` until [`Server::shutdown`].
+    pub fn serve(self, routes: impl Into<Routes>, limits: Limits) -> Server {
         let (stop, stopped) = watch::channel(false);
         let connections = Arc::new(Semaphore::new(limits.connections_max));
-        let routes: Arc<Routes> = Arc::new(RwLock::new(TowerToHyperService::new(router)));
+        let routes: Arc<RwLock<Routes>> = Arc::new(RwLock::new(routes.into()));
         let server = Server {
             address: self.address,
             stop,
@@ -101,7 +100,7 @@ impl Door {
             routes: routes.clone(),
         };
         let site = Arc::new(Site {
-            router: routes.clone(),
+            routes,
             environment: self.environment.clone(),
             limits,
             connections,
@@ -119,11 +118,8 @@ pub struct Server {
     stop: watch::Sender<bool>,
     connections: Arc<Semaphore>,
     limits: Limits,
-    routes: Arc<Routes>,
+    routes: Arc<RwLock<Routes>>,
 }
-
-/// What requests are served by, now.
-type Routes = RwLock<TowerToHyperService<Router>>;
 
 impl Server {
     /// The address that is being listened on, with the real port.
@@ -131,9 +127,9 @@ impl Server {
         &self.address
     }
 
-    /// Serves `router` from the next request on, also of connections that are there already.
-    pub fn switch(&self, router: Router) {
-        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = TowerToHyperService::new(router);
+    /// Serves `routes` from the next request on, also of connections that are there already.
+    pub fn switch(&self, routes: Routes) {
+        *self.routes.write().unwrap_or_else(PoisonError::into_inner) = routes;
     }
 
     /// Stops taking connections in, lets requests under way finish for at most `grace`, and returns whether all did.
@@ -146,7 +142,7 @@ impl Server {
 
 /// What all connections of a server share.
 struct Site {
-    router: Arc<Routes>,
+    routes: Arc<RwLock<Routes>>,
     environment: Environment,
     limits: Limits,
     connections: Arc<Semaphore>,
@@ -237,20 +233,28 @@ fn builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
-/// One request through the router: always an answer, also when the handler panics or takes too long.
-async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-    let router = site.router.read().unwrap_or_else(PoisonError::into_inner).clone();
+/// The answer to one request: there always is one, also when a handler panics or takes too long.
+fn answer(site: Arc<Site>, request: Request<Incoming>) -> impl Future<Output = Result<Response<Body>, Infallible>> {
+    let routes = site.routes.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let response = match routes.shortcut(&request) {
+        Some(answer) => {
+            Either::Left(AssertUnwindSafe(answer).catch_unwind().map(|answer| answer.unwrap_or_else(|_| panicked())))
+        }
+        // The room for it is needed here only.
+        None => Either::Right(routed(site.clone(), routes, request).boxed()),
+    };
+    response.map(move |response| Ok(dated(response, &site)))
+}
+
+/// One request through the router.
+async fn routed(site: Arc<Site>, routes: Routes, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body = Lent::new(body, &head.headers);
-    let handled = router.call(Request::from_parts(head, Body::new(body.clone())));
+    let handled = routes.route(Request::from_parts(head, Body::new(body.clone())));
     let handled = AssertUnwindSafe(handled).catch_unwind();
     let response = match tokio::time::timeout(site.limits.request_timeout, handled).await {
         Ok(Ok(Ok(response))) => response,
-        Ok(Err(_)) => {
-            tracing::error!("http: a handler panicked");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be handled")
-                .into_response()
-        }
+        Ok(Err(_)) => panicked(),
         Err(_) => {
             let detail = format!("the request took longer than {} s", site.limits.request_timeout.as_secs());
             Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).into_response()
@@ -260,7 +264,12 @@ async fn answer(site: Arc<Site>, request: Request<Incoming>) -> Result<Response<
     if response.status() != StatusCode::REQUEST_TIMEOUT {
         body.drain(site.limits.drain_bytes_max, site.limits.drain_timeout).await;
     }
-    Ok(dated(response, &site))
+    response
+}
+
+fn panicked() -> Response<Body> {
+    tracing::error!("http: a handler panicked");
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be handled").into_response()
 }
 
 /// Sets `Date` from the node's own clock; hyper would read the operating system's.
@@ -273,6 +282,7 @@ fn dated(mut response: Response<Body>, site: &Site) -> Response<Body> {
 mod tests {
     use super::*;
     use async_trait::async_trait;
+    use axum::Router;
     use axum::routing::{get, post};
     use cluster::environment::{Clock, Network, SystemDisk, SystemEntropy, Tasks, ThreadPool};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};

@@ -49,7 +49,7 @@ const RETRY_AFTER_PRODUCERS: Duration = Duration::from_secs(60);
 /// The routes of this room.
 pub fn room(intake: Intake) -> Room {
     let routes = Router::new().route("/v1/events", post(post_events)).with_state(intake);
-    Room { routes, openapi: Api::openapi() }
+    Room { routes, openapi: Api::openapi(), shortcut: None }
 }
 
 #[derive(OpenApi)]

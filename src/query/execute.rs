@@ -17,7 +17,6 @@ use cluster::{Offset, PartitionId};
 use futures::future::try_join_all;
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -169,14 +168,16 @@ impl Query {
         consistency: &Consistency,
     ) -> Result<(Row, Located), Error> {
         let place = self.place(app, consistency).await?;
-        // Pinned here: it is large, and would be copied on its way through what awaits it.
-        let read = pin!(async {
-            let page = self.page(&place, app, hour..Hour(hour.0.saturating_add(1)), 1).await?;
-            Ok::<_, Error>(OneHour { row: page.rows.into_iter().next(), is_known: page.is_known, at: page.at })
-        });
+        // In a place of its own: it is large, and most questions need none.
+        let read = || {
+            Box::pin(async {
+                let page = self.page(&place, app, hour..Hour(hour.0.saturating_add(1)), 1).await?;
+                Ok::<_, Error>(OneHour { row: page.rows.into_iter().next(), is_known: page.is_known, at: page.at })
+            })
+        };
         let found = match place.is_local {
-            true => read.await?,
-            false => self.inner.shared_hours.get((app.clone(), hour), read).await?,
+            true => read().await?,
+            false => self.inner.shared_hours.get(&(app.clone(), hour), read).await?,
         };
         let located = found.at.map(|at| (place.partition, at));
         match found.row {

@@ -19,6 +19,8 @@ pub struct Finished {
     body: Bytes,
     /// Its `ETag`, quotes included.
     tag: Bytes,
+    /// The same, weak.
+    weak_tag: Bytes,
 }
 
 impl Finished {
@@ -26,7 +28,7 @@ impl Finished {
     pub fn of(answer: &impl Serialize) -> Finished {
         let body = json(answer);
         let tag = format!("\"{:032x}\"", xxh3_128(&body));
-        Finished { body: body.into(), tag: tag.into() }
+        Finished { body: body.into(), weak_tag: format!("W/{tag}").into(), tag: tag.into() }
     }
 
     /// The answer's bytes.
@@ -43,6 +45,11 @@ impl Finished {
     /// Its tag: hexadecimal digits in quotes.
     pub fn tag(&self) -> &Bytes {
         &self.tag
+    }
+
+    /// The tag of the answer with `as_of`, which is no part of it.
+    pub fn weak_tag(&self) -> &Bytes {
+        &self.weak_tag
     }
 }
 
@@ -75,7 +82,7 @@ struct Halves {
 }
 
 /// Bytes of an answer besides its body and the texts that name it.
-const ENTRY_BYTES: usize = 200;
+const ENTRY_BYTES: usize = 300;
 
 impl FinishedHours {
     /// An empty cache of at most about `bytes_max` bytes.

@@ -4,21 +4,26 @@
 //! and not of a time, so it changes exactly when they do, also by a late event. Local answers carry their age, so theirs is
 //! a weak tag of everything else.
 
+mod shortcut;
+
 use super::answer::{AppAnswer, AppsAnswer, AsOf, HourAnswer, HoursAnswer, SummaryAnswer};
 use super::execute::{Error, Query};
 use super::finished::{Finished, HourKey};
 use super::reads::AppSelection;
 use super::request::{self, AppsParameters, Consistency, HourParameters, RangeParameters, SummaryParameters};
-use crate::domain::AppId;
+use crate::domain::{AppId, Hour};
 use crate::format::Token;
 use crate::http::{Problem, Room, description};
 use axum::Router;
+use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query as QueryString, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::{Deserialize, Serialize};
+use shortcut::HourShortcut;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use utoipa::OpenApi;
@@ -39,11 +44,12 @@ pub fn room(query: Query) -> Room {
         .route("/v1/hours", get(hours))
         .route("/v1/hours/{hour}", get(hour))
         .route("/v1/summary", get(summary))
-        .with_state(query);
+        .with_state(query.clone());
+    let shortcut = Arc::new(HourShortcut(query));
     let mut openapi = Api::openapi();
     describe_apps_by_parameter(&mut openapi);
     describe_tags(&mut openapi);
-    Room { routes, openapi }
+    Room { routes, openapi, shortcut: Some(shortcut) }
 }
 
 /// Describes the paths that take the app as a parameter. They are for ids that do not survive in a path: to most clients
@@ -151,22 +157,45 @@ async fn hour(
     parameters: Parameters<HourParameters>,
     headers: HeaderMap,
 ) -> Response {
-    let asked = Asked::begin(&query, &headers);
-    let answer = async {
+    let read = || {
         let Path(path) = path.map_err(|error| unreadable_path(&error))?;
         let QueryString(parameters) = parameters.map_err(|error| Problem::unreadable_query(&error))?;
         let (app, hour) = (app(path.app_id, parameters.app_id)?, request::parse_hour(&path.hour)?);
-        let quantiles = request::parse_quantiles(parameters.q.as_deref())?;
+        request::parse_quantiles(parameters.q.as_deref())?;
         let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
-        let (row, located) = query.hour(&app, hour, &consistency).await.map_err(|error| refusal(&error, &app))?;
-        let key = HourKey { app, hour, quantiles: parameters.q };
-        let finished = query.finished().get(&key, row.version).unwrap_or_else(|| {
-            let sketch = &query.settings().sketch;
-            let answer = HourAnswer::new(&key.app, hour, row.version, &row.stored.rollup, &quantiles, sketch);
-            let finished = Finished::of(&answer);
-            query.finished().put(key, row.version, &finished);
-            finished
-        });
+        Ok((app, hour, parameters.q, consistency))
+    };
+    match read() {
+        Ok((app, hour, quantiles, consistency)) => {
+            answer_hour(&query, &headers, app, hour, quantiles, &consistency).await
+        }
+        Err(problem) => Asked::begin(&query, &headers).finish(Err(problem)),
+    }
+}
+
+/// The answer to a question for one hour, however it was read. `quantiles`: as they were given.
+async fn answer_hour(
+    query: &Query,
+    headers: &HeaderMap,
+    app: AppId,
+    hour: Hour,
+    quantiles: Option<String>,
+    consistency: &Consistency,
+) -> Response {
+    let asked = Asked::begin(query, headers);
+    let answer = async {
+        let (row, located) = query.hour(&app, hour, consistency).await.map_err(|error| refusal(&error, &app))?;
+        let key = HourKey { app, hour, quantiles };
+        let finished = match query.finished().get(&key, row.version) {
+            Some(finished) => finished,
+            None => {
+                let (sketch, rollup) = (&query.settings().sketch, &row.stored.rollup);
+                let quantiles = request::parse_quantiles(key.quantiles.as_deref())?;
+                let finished = Finished::of(&HourAnswer::new(&key.app, hour, row.version, rollup, &quantiles, sketch));
+                query.finished().put(key, row.version, &finished);
+                finished
+            }
+        };
         let as_of = located.map(|(partition, at)| AsOf::new(partition, &at));
         Ok(asked.respond(&finished, as_of.as_ref()))
     };
@@ -311,18 +340,26 @@ impl<'a> Asked<'a> {
         let strong = finished.tag();
         let is_known = |tag: &&str| *tag == "*" || tag.strip_prefix("W/").unwrap_or(tag).as_bytes() == strong;
         let is_not_modified = self.if_none_match.iter().any(is_known);
-        let tag = match as_of {
-            Some(_) => [b"W/", &strong[..]].concat().into(),
-            None => strong.clone(),
+        let body = match as_of {
+            _ if is_not_modified => Body::empty(),
+            Some(as_of) => finished.body_with(as_of).into(),
+            None => finished.body().into(),
         };
-        let tag = HeaderValue::from_maybe_shared(tag).expect("hexadecimal digits in quotes");
-        let headers = [(header::ETAG, tag), (header::CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+        let mut response = Response::new(body);
+        let tag = if as_of.is_some() { finished.weak_tag() } else { strong };
+        let headers = response.headers_mut();
+        // Room for `Date`, too.
+        headers.reserve(4);
+        headers
+            .insert(header::ETAG, HeaderValue::from_maybe_shared(tag.clone()).expect("hexadecimal digits in quotes"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
         if is_not_modified {
             self.query.metrics().not_modified.inc();
-            return (StatusCode::NOT_MODIFIED, headers).into_response();
+            *response.status_mut() = StatusCode::NOT_MODIFIED;
+        } else {
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
-        let body = as_of.map_or_else(|| finished.body(), |as_of| finished.body_with(as_of));
-        (headers, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        response
     }
 
     fn finish(&self, answer: Result<Response, Problem>) -> Response {

@@ -48,28 +48,31 @@ impl<K: Ord + Clone, V: Clone> Default for SharedReads<K, V> {
 impl<K: Ord + Clone, V: Clone> SharedReads<K, V> {
     /// What `read` finds, or what the same question of another caller finds in a read that began after this call.
     ///
-    /// `read` must do nothing before it is polled. An error is nobody's but the reader's own: the others, who may have more time
+    /// `read` is called once at most, when it is to begin. An error is nobody's but the reader's own: the others, who may have more time
     /// left, read again. Dropping the future hands on what it was to do.
-    pub async fn get<E>(&self, key: K, read: impl Future<Output = Result<V, E>>) -> Result<V, E> {
-        if let Some(mut waiting) = self.line_up(&key) {
+    pub async fn get<E, F>(&self, key: &K, read: impl FnOnce() -> F) -> Result<V, E>
+    where
+        F: Future<Output = Result<V, E>>,
+    {
+        if let Some(mut waiting) = self.line_up(key) {
             match timeout(PATIENCE, waiting.turn()).await {
                 Ok(Turn::Answered(value)) => return Ok(value),
                 Ok(Turn::Read) => {}
                 Err(_) => {
                     drop(waiting);
-                    return read.await;
+                    return read().await;
                 }
             }
         }
         // Nothing is awaited between the turn and here: from now on `reading` hands it on.
         let mut reading = Reading::begin(self, key);
-        let value = read.await?;
+        let value = read().await?;
         reading.answer(&value);
         Ok(value)
     }
 
     /// A place in line, if a read is under way; otherwise one is now, the caller's.
-    fn line_up(&self, key: &K) -> Option<Waiting<'_, K, V>> {
+    fn line_up<'r>(&'r self, key: &'r K) -> Option<Waiting<'r, K, V>> {
         let mut lines = self.lock();
         let Some(line) = lines.get_mut(key) else {
             lines.insert(key.clone(), Line::new());
@@ -77,7 +80,7 @@ impl<K: Ord + Clone, V: Clone> SharedReads<K, V> {
         };
         let (sender, turn) = oneshot::channel();
         line.push_back(sender);
-        Some(Waiting { reads: self, key: key.clone(), turn })
+        Some(Waiting { reads: self, key, turn })
     }
 
     /// Has the next in line read, `first` before all others. Runs where a future is dropped, so it takes a missing key for an
@@ -104,7 +107,7 @@ impl<K: Ord + Clone, V: Clone> SharedReads<K, V> {
 /// One who waits; hands its turn on if it goes away.
 struct Waiting<'r, K: Ord + Clone, V: Clone> {
     reads: &'r SharedReads<K, V>,
-    key: K,
+    key: &'r K,
     turn: oneshot::Receiver<Turn<V>>,
 }
 
@@ -118,7 +121,7 @@ impl<K: Ord + Clone, V: Clone> Drop for Waiting<'_, K, V> {
     fn drop(&mut self) {
         self.turn.close();
         if let Ok(Turn::Read) = self.turn.try_recv() {
-            self.reads.pass_on(&self.key, Line::new());
+            self.reads.pass_on(self.key, Line::new());
         }
     }
 }
@@ -126,15 +129,15 @@ impl<K: Ord + Clone, V: Clone> Drop for Waiting<'_, K, V> {
 /// A read under way; passes on when it ends, however it does.
 struct Reading<'r, K: Ord + Clone, V: Clone> {
     reads: &'r SharedReads<K, V>,
-    key: K,
+    key: &'r K,
     /// Who came before it began, and is not answered yet.
     companions: Line<V>,
 }
 
 impl<'r, K: Ord + Clone, V: Clone> Reading<'r, K, V> {
     /// All who are in line by now come along.
-    fn begin(reads: &'r SharedReads<K, V>, key: K) -> Reading<'r, K, V> {
-        let companions = reads.lock().get_mut(&key).map(std::mem::take);
+    fn begin(reads: &'r SharedReads<K, V>, key: &'r K) -> Reading<'r, K, V> {
+        let companions = reads.lock().get_mut(key).map(std::mem::take);
         let companions = companions.expect("a key stays while somebody reads or is told to");
         Reading { reads, key, companions }
     }
@@ -153,7 +156,7 @@ impl<'r, K: Ord + Clone, V: Clone> Reading<'r, K, V> {
 impl<K: Ord + Clone, V: Clone> Drop for Reading<'_, K, V> {
     fn drop(&mut self) {
         let unanswered = std::mem::take(&mut self.companions);
-        self.reads.pass_on(&self.key, unanswered);
+        self.reads.pass_on(self.key, unanswered);
     }
 }
 
@@ -180,7 +183,7 @@ mod tests {
     /// A question whose read, should it come to that, is done by `sender`.
     fn ask(reads: &Reads) -> (oneshot::Sender<Result<u32, &'static str>>, Asked<'_>) {
         let (sender, receiver) = oneshot::channel();
-        (sender, reads.get(7, async { receiver.await.unwrap() }).boxed())
+        (sender, reads.get(&7, || async { receiver.await.unwrap() }).boxed())
     }
 
     /// A question that is being read, and two that came meanwhile.
@@ -226,7 +229,7 @@ mod tests {
         let reads = Reads::default();
         let (_finish, mut first) = ask(&reads);
         assert!((&mut first).now_or_never().is_none());
-        assert_eq!(reads.get(8, async { Ok::<_, ()>(8) }).now_or_never(), Some(Ok(8)));
+        assert_eq!(reads.get(&8, || async { Ok::<_, ()>(8) }).now_or_never(), Some(Ok(8)));
     }
 
     #[tokio::test(start_paused = true)]
@@ -235,7 +238,7 @@ mod tests {
         let (finish_first, mut hanging) = ask(&reads);
         assert!((&mut hanging).now_or_never().is_none());
         let begin = Instant::now();
-        assert_eq!(reads.get(7, async { Ok::<_, ()>(2) }).await, Ok(2));
+        assert_eq!(reads.get(&7, || async { Ok::<_, ()>(2) }).await, Ok(2));
         let waited = begin.elapsed();
         assert!(waited < Duration::from_secs(1), "{waited:?}");
         let (finish_third, mut third) = ask(&reads);
@@ -256,7 +259,8 @@ mod tests {
             for question in 0..1000 {
                 let since = time.fetch_add(1, Ordering::SeqCst) + 1;
                 let has_read = AtomicBool::new(false);
-                let answer = reads.get(question % 2, async {
+                let key = question % 2;
+                let answer = reads.get(&key, || async {
                     has_read.store(true, Ordering::Relaxed);
                     let began = time.load(Ordering::SeqCst);
                     yield_now().await;
@@ -336,7 +340,8 @@ mod tests {
             for (step, number) in steps {
                 match step {
                     0 | 1 => {
-                        asked.push(Some((script.tick(), reads.get(7, script.read(asked.len())).boxed_local())));
+                        let read = script.read(asked.len());
+                        asked.push(Some((script.tick(), reads.get(&7, || read).boxed_local())));
                         let newest = asked.len() - 1;
                         go_on(&mut asked[newest..])?;
                     }

@@ -5,10 +5,9 @@ use super::reads::*;
 use super::{AskError, Partitions, Query, Settings};
 use crate::domain::{AppId, Hour, ResponseTime, Rollup, SketchConfig, slot_of};
 use crate::format::StoredRollup;
-use crate::http::assemble;
+use crate::http::{Routes, assemble};
 use crate::metrics::Metrics;
 use async_trait::async_trait;
-use axum::Router;
 use bytes::Bytes;
 use cluster::{Offset, PartitionId};
 use std::collections::BTreeMap;
@@ -94,7 +93,7 @@ impl Fake {
         Query::new(Arc::new(self.clone()), Arc::new(self.clone()), settings, self.metrics.query.clone())
     }
 
-    pub fn router(&self) -> Router {
+    pub fn router(&self) -> Routes {
         assemble([super::room(self.query())])
     }
 

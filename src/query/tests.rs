@@ -4,8 +4,8 @@ use super::message::{Answer, AnswerRow, encode_answer};
 use super::testing::{Fake, LATENESS, Mood, app};
 use super::*;
 use crate::domain::{Hour, MS_PER_HOUR, ResponseTime, Rollup, SketchConfig};
+use crate::http::Routes;
 use crate::http::testing::{Seen, ask, send};
-use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, header};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 const HOUR: u32 = 498_716;
 const MS: u64 = 1_000_000;
 
-async fn ask_with_tag(router: &Router, path: &str, tag: &str) -> Seen {
+async fn ask_with_tag(router: &Routes, path: &str, tag: &str) -> Seen {
     let request = Request::get(path).header(header::IF_NONE_MATCH, tag).body(Body::empty()).unwrap();
     send(router, request).await
 }

@@ -1,8 +1,8 @@
 //! Requests as clients send them, answers as they see them.
 
 use super::*;
-use crate::http::assemble;
 use crate::http::testing::{Seen, send};
+use crate::http::{Routes, assemble};
 use crate::ingest::Settings;
 use crate::ingest::buffers::KEPT_BYTES_MIN;
 use crate::ingest::testing::{FakeLog, Fault, PARTITIONS, environment};
@@ -20,7 +20,7 @@ const SEQUENCE: &str = "Hourmark-Sequence";
 
 struct Site {
     log: Arc<FakeLog>,
-    router: Router,
+    router: Routes,
     metrics: IngestMetrics,
 }
 
