@@ -15,7 +15,7 @@ pub const SNAPSHOT: u8 = 5;
 /// A replica that lost its store asks for a chunk of a snapshot (`partition::rebuild`).
 pub const FETCH_SNAPSHOT: u8 = 6;
 
-/// A leader asks whether the vote that it was elected by is the one that a voter saved last (`raft::confirmation`).
+/// A leader asks whether its vote, as logs hold it, is the one that a voter's log was given last (`raft::confirmation`).
 pub const CONFIRM: u8 = 8;
 
 /// An append on its way to the leader (`router`).

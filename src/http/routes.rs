@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 /// Answers requests that come so often that finding their route and taking them apart for any handler is a good part of their cost.
 ///
-/// What it declines the router answers; what it answers the router would have answered the same. It bounds its own time.
+/// What it declines the router answers; what it answers the router would have answered the same.
 pub trait Shortcut: Send + Sync + 'static {
     /// The answer to a `GET` without a body; `None` for whatever is not quite as usual.
     fn get(&self, uri: &Uri, headers: &HeaderMap) -> Option<BoxFuture<'static, Response<Body>>>;

@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -236,10 +236,11 @@ fn builder(limits: &Limits) -> http1::Builder {
 /// The answer to one request: there always is one, also when a handler panics or takes too long.
 fn answer(site: Arc<Site>, request: Request<Incoming>) -> impl Future<Output = Result<Response<Body>, Infallible>> {
     let routes = site.routes.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let response = match routes.shortcut(&request) {
-        Some(answer) => {
-            Either::Left(AssertUnwindSafe(answer).catch_unwind().map(|answer| answer.unwrap_or_else(|_| panicked())))
-        }
+    let request_timeout = site.limits.request_timeout;
+    // A flaw in a shortcut costs its speed alone.
+    let shortcut = catch_unwind(AssertUnwindSafe(|| routes.shortcut(&request))).unwrap_or(None);
+    let response = match shortcut {
+        Some(answer) => Either::Left(within(request_timeout, answer)),
         // The room for it is needed here only.
         None => Either::Right(routed(site.clone(), routes, request).boxed()),
     };
@@ -251,15 +252,7 @@ async fn routed(site: Arc<Site>, routes: Routes, request: Request<Incoming>) -> 
     let (head, body) = request.into_parts();
     let body = Lent::new(body, &head.headers);
     let handled = routes.route(Request::from_parts(head, Body::new(body.clone())));
-    let handled = AssertUnwindSafe(handled).catch_unwind();
-    let response = match tokio::time::timeout(site.limits.request_timeout, handled).await {
-        Ok(Ok(Ok(response))) => response,
-        Ok(Err(_)) => panicked(),
-        Err(_) => {
-            let detail = format!("the request took longer than {} s", site.limits.request_timeout.as_secs());
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).into_response()
-        }
-    };
+    let response = within(site.limits.request_timeout, handled.map(|Ok(response)| response)).await;
     // Whoever took too long has had its time.
     if response.status() != StatusCode::REQUEST_TIMEOUT {
         body.drain(site.limits.drain_bytes_max, site.limits.drain_timeout).await;
@@ -267,9 +260,20 @@ async fn routed(site: Arc<Site>, routes: Routes, request: Request<Incoming>) -> 
     response
 }
 
-fn panicked() -> Response<Body> {
-    tracing::error!("http: a handler panicked");
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be handled").into_response()
+/// What a handler answers, or why it does not.
+async fn within(request_timeout: Duration, handled: impl Future<Output = Response<Body>>) -> Response<Body> {
+    match tokio::time::timeout(request_timeout, AssertUnwindSafe(handled).catch_unwind()).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            tracing::error!("http: a handler panicked");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be handled")
+                .into_response()
+        }
+        Err(_) => {
+            let detail = format!("the request took longer than {} s", request_timeout.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).into_response()
+        }
+    }
 }
 
 /// Sets `Date` from the node's own clock; hyper would read the operating system's.
@@ -281,10 +285,13 @@ fn dated(mut response: Response<Body>, site: &Site) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::Shortcut;
     use async_trait::async_trait;
     use axum::Router;
+    use axum::http::{HeaderMap, Uri};
     use axum::routing::{get, post};
     use cluster::environment::{Clock, Network, SystemDisk, SystemEntropy, Tasks, ThreadPool};
+    use futures::future::{BoxFuture, pending, ready};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::sync::{Mutex, mpsc};
 
@@ -328,6 +335,21 @@ mod tests {
         }
     }
 
+    /// Takes what begins with `/short`.
+    struct Short;
+
+    impl Shortcut for Short {
+        fn get(&self, uri: &Uri, _: &HeaderMap) -> Option<BoxFuture<'static, Response<Body>>> {
+            match uri.path() {
+                "/short" => Some(ready("short".into_response()).boxed()),
+                "/short-panic" => Some(async { panic!("planted") }.boxed()),
+                "/short-hang" => Some(pending().boxed()),
+                "/hello" if uri.query() == Some("panic") => panic!("planted"),
+                _ => None,
+            }
+        }
+    }
+
     struct Site {
         connect: mpsc::Sender<DuplexStream>,
         server: Server,
@@ -359,7 +381,7 @@ mod tests {
                 );
             let door = Door::listen(&environment, "anywhere:0").await.unwrap();
             assert_eq!(door.address(), "pipe:1");
-            let server = door.serve(router, limits);
+            let server = door.serve(Routes::new(router, vec![Arc::new(Short)]), limits);
             Site { connect, server, environment }
         }
 
@@ -393,6 +415,29 @@ mod tests {
             let text = read_until(&mut stream, "\r\n\r\nhello").await;
             assert!(text.contains("date: Sun, 22 Nov 2026 12:00:00 GMT\r\n"), "{text}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_shortcut_is_bounded_as_the_router_is_and_takes_plain_gets_only() {
+        let site = Site::start(Limits::default()).await;
+        let mut stream = site.connect().await;
+        for (request, end, begins) in [
+            ("GET /short HTTP/1.1\r\nhost: x\r\n\r\n", "\r\n\r\nshort", "HTTP/1.1 200"),
+            ("POST /short HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx", "\r\n\r\n", "HTTP/1.1 404"),
+            ("GET /short HTTP/1.1\r\nhost: x\r\ncontent-length: 1\r\n\r\nx", "\r\n\r\n", "HTTP/1.1 404"),
+            ("HEAD /short HTTP/1.1\r\nhost: x\r\n\r\n", "\r\n\r\n", "HTTP/1.1 404"),
+            ("GET /hello?panic HTTP/1.1\r\nhost: x\r\n\r\n", "\r\n\r\nhello", "HTTP/1.1 200"),
+            ("GET /short-panic HTTP/1.1\r\nhost: x\r\n\r\n", "}", "HTTP/1.1 500"),
+            ("GET /short-hang HTTP/1.1\r\nhost: x\r\n\r\n", "}", "HTTP/1.1 408"),
+        ] {
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let text = read_until(&mut stream, end).await;
+            assert!(
+                text.starts_with(begins) && text.contains("date: Sun, 22 Nov 2026 12:00:00 GMT"),
+                "{request}{text}"
+            );
+        }
+        assert!(site.environment.tasks.failed().now_or_never().is_none());
     }
 
     #[tokio::test(start_paused = true)]

@@ -123,10 +123,10 @@ async fn wrong_usage_and_configuration_exit_with_2_and_name_the_culprit() {
 
 #[tokio::test]
 async fn a_port_in_use_stops_dev_before_it_starts_anything() {
-    // The second node's HTTP port is taken, the first one's are free, and stay so: no system takes ports as low as these for outgoing
+    // The second node's HTTP port is taken, the first one's are free, and stay so: systems take no ports as low as these for outgoing
     // connections, which other tests make all the time.
     let bind = |port: u16| std::net::TcpListener::bind(("127.0.0.1", port)).ok();
-    let (port, _taken) = (12_000..28_000)
+    let (port, _taken) = (28_200..32_000)
         .find_map(|port| {
             [port - 10, port - 9].into_iter().all(|port| bind(port).is_some()).then(|| Some((port, bind(port)?)))?
         })

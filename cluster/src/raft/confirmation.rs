@@ -8,27 +8,29 @@
 //!   leader:            is its own vote still that one?
 //! ```
 //!
-//! Why a majority's yes suffices (ReadIndex: Ongaro, "Consensus: Bridging Theory and Practice", 6.4). A later leader needs votes of a
-//! majority, so of one of these voters; a vote is handed to the log before it is given, and the log knows the newest one from then on
-//! ([`follows`]). So when that voter said yes it had not given its vote to a later leader, and whatever such a leader commits is
-//! committed after the question was asked. What earlier leaders committed precedes the entry of T.
+//! Why a majority's yes suffices (ReadIndex: Ongaro, "Consensus: Bridging Theory and Practice", 6.4). What leaders before T committed
+//! precedes the entry of T. The first leader after T was elected by a majority of voters, and one of them is among those who said yes:
 //!
-//! The voters are those of the newest members in the leader's log. Should they change while it asks, then because it led until after
-//! it began to ask; nobody else can have committed anything before that.
+//! - It goes by the newest members in its own log, which no leader after T has written: those that the leader of T knows as the newest,
+//!   or their neighbour, because openraft begins no second change before the first is committed. Majorities of neighbours overlap.
+//! - A vote is handed to the log before it is given, and the log knows the newest one from then on ([`follows`]). So that voter gave
+//!   its vote to the later leader after it had said yes, and whatever that leader commits is committed after the question was asked.
+//! - A member that left keeps its vote in the log, also through [`crate::log::GroupLog::reset`]: who voted for a later leader and was
+//!   removed by that one still says no.
 
-use super::types::{Ballot, TypeConfig};
+use super::types::{Ballot, TypeConfig, position};
 use super::wire;
 use crate::log::GroupLog;
-use crate::{NodeId, Offset};
+use crate::{LogPosition, NodeId, Offset};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use openraft::{RaftState, ServerState};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 /// A leadership as its own core sees it at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,15 +46,15 @@ pub struct Leadership {
 impl Leadership {
     /// What `node` leads by, if it leads and has committed an entry of its term.
     pub fn of(node: NodeId, state: &RaftState<TypeConfig>) -> Option<Leadership> {
-        let vote = state.vote_ref();
-        let ballot = Ballot::from(vote);
-        let committed = state.local_committed().filter(|committed| committed.leader_id == vote.leader_id)?;
-        let is_leader = state.server_state == ServerState::Leader && ballot.committed && ballot.node == node;
-        is_leader.then(|| Leadership {
-            vote: wire::encode(&ballot),
-            committed: Offset(committed.index),
-            voters: super::view::voters(state.membership_state.effective().membership()),
-        })
+        let voters = super::view::voters(state.membership_state.effective().membership());
+        let led_by = Leadership::new(Ballot::from(state.vote_ref()), state.local_committed().map(position), voters);
+        led_by.filter(|_| state.server_state == ServerState::Leader && state.vote_ref().leader_id.node_id == node.0)
+    }
+
+    /// By this vote, if that was given by a majority and an entry of its term is committed.
+    fn new(ballot: Ballot, committed: Option<LogPosition>, voters: Vec<BTreeSet<NodeId>>) -> Option<Leadership> {
+        let committed = committed.filter(|at| (at.term, at.leader) == (ballot.term, ballot.node))?.offset;
+        ballot.committed.then(|| Leadership { vote: wire::encode(&ballot), committed, voters })
     }
 
     /// Whether these are a majority of each set of voters.
@@ -67,8 +69,12 @@ pub fn follows(log: &GroupLog, vote: &Bytes) -> bool {
     log.state().vote.as_ref() == Some(vote)
 }
 
-/// After so long without an answer all voters are asked. Well above what an answer takes, well below what a reader notices.
+/// After so long without an answer all voters are asked: ten times what an answer takes between nodes that have time, less than what a
+/// reader notices.
 const HEDGE: Duration = Duration::from_millis(2);
+
+/// A voter that answered with an error, as one does that does not know the question, is left out for so long: openraft asks it.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Asks the voters of one group, round by round.
 ///
@@ -87,17 +93,26 @@ struct Asked {
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Who confirmed the last leadership that was.
     quick: BTreeSet<NodeId>,
+    /// Until when those are not asked who answered with an error.
+    silent: BTreeMap<NodeId, Instant>,
 }
 
-/// Who answered, to the question of which round, and whether with yes.
-type Answer = (NodeId, u64, bool);
+/// Who answered, to the question of which round, and whether with yes; nothing where the answer is an error.
+type Answer = (NodeId, u64, Option<bool>);
 
 impl Asked {
     /// Asks a voter, unless it has not answered yet.
-    fn ask<F: Future<Output = bool> + Send + 'static>(&mut self, voter: NodeId, ask: impl Fn(NodeId) -> F) {
+    fn ask<F: Future<Output = Option<bool>> + Send + 'static>(&mut self, voter: NodeId, ask: impl Fn(NodeId) -> F) {
         let round = self.round;
         if self.nodes.insert(voter) {
-            self.answers.push(ask(voter).map(move |is_yes| (voter, round, is_yes)).boxed());
+            self.answers.push(ask(voter).map(move |answer| (voter, round, answer)).boxed());
+        }
+    }
+
+    fn note(&mut self, (voter, _, answer): Answer) {
+        self.nodes.remove(&voter);
+        if answer.is_none() {
+            self.silent.insert(voter, Instant::now() + SILENCE);
         }
     }
 }
@@ -109,17 +124,20 @@ impl Voters {
     }
 
     /// Whether a majority, this node being one, says that it follows the leadership still, each asked after this call. `ask` sends the
-    /// question when it is called, and ends in all cases. Dropping the future does no harm.
+    /// question when it is called, and ends in all cases: with nothing where the answer is an error. Dropping the future does no harm.
     pub async fn confirm<F>(&self, leadership: &Leadership, ask: impl Fn(NodeId) -> F) -> bool
     where
-        F: Future<Output = bool> + Send + 'static,
+        F: Future<Output = Option<bool>> + Send + 'static,
     {
         let mut asked = self.asked.lock().await;
         asked.round += 1;
-        while let Some(Some((late, ..))) = asked.answers.next().now_or_never() {
-            asked.nodes.remove(&late);
+        while let Some(Some(late)) = asked.answers.next().now_or_never() {
+            asked.note(late);
         }
-        let others = leadership.voters.iter().flatten().copied().filter(|voter| *voter != self.node);
+        let now = Instant::now();
+        asked.silent.retain(|_, until| *until > now);
+        let others = leadership.voters.iter().flatten().copied();
+        let others = others.filter(|voter| *voter != self.node && !asked.silent.contains_key(voter));
         let (quick, slow): (BTreeSet<_>, BTreeSet<_>) = others.partition(|voter| asked.quick.contains(voter));
         let mut rest = quick.into_iter().chain(slow);
         let mut confirmed = BTreeSet::from([self.node]);
@@ -132,13 +150,14 @@ impl Voters {
                 asked.ask(voter, &ask);
             }
             match timeout(HEDGE, asked.answers.next()).await {
-                Ok(Some((voter, round, is_yes))) => {
-                    asked.nodes.remove(&voter);
-                    match is_yes {
-                        _ if round < asked.round && wanted.contains(&voter) => asked.ask(voter, &ask),
-                        _ if round < asked.round => {}
-                        true => confirmed.extend([voter]),
-                        false => wanted.retain(|wanted| *wanted != voter),
+                Ok(Some(answer)) => {
+                    asked.note(answer);
+                    match answer {
+                        (voter, round, Some(_)) if round < asked.round && wanted.contains(&voter) => {
+                            asked.ask(voter, &ask)
+                        }
+                        (voter, round, Some(true)) if round == asked.round => confirmed.extend([voter]),
+                        (voter, ..) => wanted.retain(|wanted| *wanted != voter),
                     }
                 }
                 Ok(None) => return false,
@@ -228,7 +247,7 @@ mod tests {
             let ask = |voter: NodeId| {
                 let (sender, answer) = oneshot::channel();
                 self.questions.lock().unwrap().push((voter.0, sender));
-                answer.map(|answer| answer.unwrap_or(false))
+                answer.map(Result::ok)
             };
             self.voters.confirm(&led_by(voters), ask).await
         }
@@ -239,9 +258,14 @@ mod tests {
         }
 
         fn answer(&self, voter: u64, is_yes: bool) {
+            let _ = self.take(voter).send(is_yes);
+        }
+
+        /// What the first question to this voter waits for; an error if it is dropped.
+        fn take(&self, voter: u64) -> oneshot::Sender<bool> {
             let mut questions = self.questions.lock().unwrap();
             let first = questions.iter().position(|(asked, _)| *asked == voter).unwrap();
-            let _ = questions.remove(first).1.send(is_yes);
+            questions.remove(first).1
         }
     }
 
@@ -291,6 +315,52 @@ mod tests {
         assert!((&mut round).now_or_never().is_none(), "it was asked before this round");
         assert_eq!(desk.asked(), [2]);
         desk.answer(2, true);
+        assert_eq!(round.now_or_never(), Some(true));
+    }
+
+    #[test]
+    fn a_leader_has_a_majoritys_vote_and_an_entry_of_its_own_term() {
+        let ballot = |committed| Ballot { term: Term(3), node: NodeId(1), committed };
+        let at = |term, leader| Some(LogPosition { term: Term(term), leader: NodeId(leader), offset: Offset(7) });
+        let led_by = |ballot, committed| Leadership::new(ballot, committed, vec![nodes(&[1])]);
+        let leadership = led_by(ballot(true), at(3, 1)).unwrap();
+        assert_eq!((leadership.vote, leadership.committed), (wire::encode(&ballot(true)), Offset(7)));
+        for (ballot, committed) in
+            [(ballot(false), at(3, 1)), (ballot(true), at(2, 1)), (ballot(true), at(3, 2)), (ballot(true), None)]
+        {
+            assert_eq!(led_by(ballot, committed), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_who_answers_with_an_error_is_left_out_for_a_while() {
+        let desk = Desk::new();
+        let mut round = pin!(desk.confirm(&[&[1, 2]]));
+        assert!((&mut round).now_or_never().is_none());
+        drop(desk.take(2));
+        assert_eq!(round.now_or_never(), Some(false));
+        assert_eq!(desk.confirm(&[&[1, 2]]).now_or_never(), Some(false));
+        assert!(desk.asked().is_empty());
+        tokio::time::sleep(SILENCE).await;
+        let mut round = pin!(desk.confirm(&[&[1, 2]]));
+        assert!((&mut round).now_or_never().is_none());
+        desk.answer(2, true);
+        assert_eq!(round.now_or_never(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn voters_may_change_and_a_leader_without_a_vote_does_not_count_itself() {
+        let desk = Desk::new();
+        let mut round = pin!(desk.confirm(&[&[1, 2, 3]]));
+        assert!((&mut round).now_or_never().is_none());
+        desk.answer(2, true);
+        assert_eq!(round.now_or_never(), Some(true));
+        let mut round = pin!(desk.confirm(&[&[3, 4, 5]]));
+        assert!((&mut round).now_or_never().is_none());
+        assert_eq!(desk.asked(), [3, 4]);
+        desk.answer(3, true);
+        assert!((&mut round).now_or_never().is_none());
+        desk.answer(4, true);
         assert_eq!(round.now_or_never(), Some(true));
     }
 

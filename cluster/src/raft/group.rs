@@ -37,6 +37,9 @@ const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
 /// After so long without a majority's answers a leader is confirmed by openraft's round instead.
 const CONFIRM_TIMEOUT: Duration = Duration::from_millis(200);
 
+/// After so long without applying what it has committed, a leader asks openraft, which knows whether the group has ended.
+const APPLIED_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What every group of a node shares.
 #[derive(Clone)]
 pub struct GroupContext {
@@ -221,9 +224,11 @@ impl Group {
 
     /// Confirms with a majority that this node leads; returns the offset up to which it had to apply, and has.
     pub async fn read_index(&self) -> Result<Offset, WriteError> {
-        if let Ok(Some(offset)) = timeout(CONFIRM_TIMEOUT, self.confirm()).await {
+        if let Some(offset) = self.confirm().await {
+            tracing::debug!(group = self.id.0, "confirmed by the voters");
             return Ok(offset);
         }
+        tracing::debug!(group = self.id.0, "not confirmed by the voters");
         // Slower, but it knows why not.
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(read) => Ok(Offset(read.index())),
@@ -243,12 +248,15 @@ impl Group {
             let header = leadership.vote.clone();
             let request = Request { kind: message::CONFIRM, group: self.id, header, body: Vec::new() };
             let answer = self.transport.send(voter, Lane::Control, request, Instant::now() + self.stall_timeout);
-            answer.map(|answer| answer.is_ok_and(|answer| wire::decode(&answer.header).unwrap_or(false)))
+            answer.map(|answer| wire::decode(&answer.ok()?.header).ok())
         });
-        if !is_confirmed.await || !follows(&self.log, &leadership.vote) {
+        let is_confirmed = timeout(CONFIRM_TIMEOUT, is_confirmed).await.unwrap_or(false);
+        if !is_confirmed || !follows(&self.log, &leadership.vote) {
             return None;
         }
-        self.applied().wait_for(|applied| *applied >= Some(leadership.committed)).await.ok()?;
+        let mut applied = self.applied();
+        let is_applied = applied.wait_for(|applied| *applied >= Some(leadership.committed));
+        timeout(APPLIED_TIMEOUT, is_applied).await.ok()?.ok()?;
         Some(leadership.committed)
     }
 
