@@ -78,8 +78,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// Asks the voters of one group, round by round.
 ///
-/// Only as many as a majority needs are asked at first, beginning with those who were quick before: an answer costs both sides some
-/// twenty microseconds.
+/// Only as many as a majority needs are asked at first, beginning with those who were quick before: each answer costs both
+/// sides tens of microseconds of CPU.
 pub struct Voters {
     node: NodeId,
     asked: Mutex<Asked>,
