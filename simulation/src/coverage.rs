@@ -117,7 +117,7 @@ pub const SITUATIONS: &[Situation] = &[
     told_of("outcome_unknown", "a client never learns what became of its request"),
     heard_of("shared_read", "a read answers several who asked before it began", "a read answers others, too", ""),
     heard_of("leader_confirmed", "a leader is confirmed by its voters' logs", "confirmed by the voters", ""),
-    heard_of("leader_doubted", "a leader is not, and openraft decides", "not confirmed by the voters", ""),
+    heard_of("leader_doubted", "a leader is not, and a round of heartbeats decides", "not confirmed by the voters", ""),
     told_of("read_unavailable", "a linearizable read is refused for want of a majority"),
     told_of("local_read_behind", "a local read is behind what was acked"),
     told_of("own_write_read", "a read with the token of an ack is answered"),
