@@ -4,13 +4,12 @@ use super::cores;
 use super::failure::{Exit, Failure, Outcome};
 use super::signals::Signals;
 use clap::{Arg, ArgAction, ArgMatches};
-use cluster::environment::{self, Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+use cluster::environment::{self, Environment};
 use hourmark::config::{Config, Flags, SETTINGS, Setting};
 use hourmark::rollup::Engine;
 use hourmark::{node, telemetry};
 use std::io::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
 use tokio::io::AsyncReadExt as _;
 
 /// Run a node
@@ -121,15 +120,8 @@ async fn serve(config: Config, exit_with_parent: bool) -> Outcome {
     if config.data_dir == Config::default().data_dir {
         tell(&format!("data goes to the directory {}; --data-dir names another one", config.data_dir));
     }
-    let disk = SystemDisk::new(&config.data_dir)
+    let environment = Environment::system(&config.data_dir)
         .map_err(|error| Failure::io(format!("creating data_dir {}", config.data_dir), &error))?;
-    let environment = Environment {
-        network: Arc::new(TcpNetwork),
-        disk: Arc::new(disk),
-        clock: Arc::new(SystemClock),
-        entropy: Arc::new(SystemEntropy),
-        tasks: Tasks::new(Arc::new(ThreadPool::default())),
-    };
     let (stop, stopped) = tokio::sync::oneshot::channel();
     let shutdown = async {
         // A sender that is gone wants the node stopped too.

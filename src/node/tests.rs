@@ -1,7 +1,6 @@
 //! A whole node in this process, with settings that no setting allows.
 
 use super::*;
-use cluster::environment::{SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
 use std::path::Path;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -13,13 +12,7 @@ struct Running {
 }
 
 async fn start(directory: &Path, config: Config) -> Running {
-    let environment = Environment {
-        network: Arc::new(TcpNetwork),
-        disk: Arc::new(SystemDisk::new(directory).unwrap()),
-        clock: Arc::new(SystemClock),
-        entropy: Arc::new(SystemEntropy),
-        tasks: Tasks::new(Arc::new(ThreadPool::default())),
-    };
+    let environment = Environment::system(directory).unwrap();
     let (stop, stopped) = oneshot::channel();
     let (sender, ready) = oneshot::channel();
     let tasks = environment.tasks.clone();

@@ -18,6 +18,8 @@ pub use entropy::{Entropy, SystemEntropy};
 pub use network::{Listener, Network, Stream, TcpNetwork};
 pub use tasks::{TaskRunner, Tasks, ThreadPool, Work};
 
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Everything a node may use of the world around it. Cheap to clone.
@@ -33,4 +35,17 @@ pub struct Environment {
     pub entropy: Arc<dyn Entropy>,
     /// Spawns named tasks and runs blocking work.
     pub tasks: Tasks,
+}
+
+impl Environment {
+    /// The operating system's, with files in `data_directory`, which is created if it is missing.
+    pub fn system(data_directory: impl Into<PathBuf>) -> io::Result<Environment> {
+        Ok(Environment {
+            network: Arc::new(TcpNetwork),
+            disk: Arc::new(SystemDisk::new(data_directory)?),
+            clock: Arc::new(SystemClock),
+            entropy: Arc::new(SystemEntropy),
+            tasks: Tasks::new(Arc::new(ThreadPool::default())),
+        })
+    }
 }

@@ -185,7 +185,7 @@ impl Donors {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+    use crate::environment::Environment;
     use crate::log::{Log, LogConfig, Record};
     use crate::{Offset, Snapshot, Term};
     use async_trait::async_trait;
@@ -197,13 +197,7 @@ mod tests {
     #[tokio::test]
     async fn a_log_that_contradicts_the_state_is_dropped_and_any_other_stays() {
         let directory = tempfile::tempdir().unwrap();
-        let environment = Environment {
-            network: Arc::new(TcpNetwork),
-            disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
-            tasks: Tasks::new(Arc::new(ThreadPool::default())),
-        };
+        let environment = Environment::system(directory.path()).unwrap();
         let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
         let log = Log::open(&environment, config).await.unwrap().group(GroupId(1));
         let entries = (0..6).map(|offset| Record { position: at(1, offset), kind: 1, payload: Bytes::new() });

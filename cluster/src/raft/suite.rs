@@ -3,7 +3,7 @@
 use super::applier::Applier;
 use super::log_store::LogStore;
 use super::types::TypeConfig;
-use crate::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+use crate::environment::Environment;
 use crate::log::{Log, LogConfig};
 use crate::{Committed, Durable, GroupId, Payload, Snapshot, SnapshotChunks, StateMachine};
 use async_trait::async_trait;
@@ -59,13 +59,7 @@ struct Builder;
 impl StoreBuilder<TypeConfig, LogStore, Applier, TempDir> for Builder {
     async fn build(&self) -> Result<(TempDir, LogStore, Applier), StorageError<TypeConfig>> {
         let directory = tempfile::tempdir().unwrap();
-        let environment = Environment {
-            network: Arc::new(TcpNetwork),
-            disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
-            tasks: Tasks::new(Arc::new(ThreadPool::default())),
-        };
+        let environment = Environment::system(directory.path()).unwrap();
         let config = LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() };
         let log = Log::open(&environment, config).await.unwrap();
         let store = LogStore::new(log.group(GroupId(1)));

@@ -3,9 +3,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cluster::environment::{
-    Access, Disk, DiskUsage, Environment, File, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool,
-};
+use cluster::environment::{Access, Disk, DiskUsage, Environment, File, SystemDisk, Tasks};
 use cluster::{
     AppendError, Appended, Cluster, Committed, Config, Durable, Host, LogPosition, NodeId, Offset, PartitionId,
     Payload, Snapshot, SnapshotChunks, StateMachine, Term,
@@ -303,17 +301,12 @@ impl Place {
 
     pub fn try_start(&self) -> Result<Node, cluster::Error> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let environment = Environment {
-            network: Arc::new(TcpNetwork),
-            disk: Arc::new(Limited {
-                disk: SystemDisk::new(self.path()).unwrap(),
-                is_full: self.is_full.clone(),
-                changes_left: self.changes_left.clone(),
-            }),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
-            tasks: Tasks::new(Arc::new(ThreadPool::default())),
+        let disk = Limited {
+            disk: SystemDisk::new(self.path()).unwrap(),
+            is_full: self.is_full.clone(),
+            changes_left: self.changes_left.clone(),
         };
+        let environment = Environment { disk: Arc::new(disk), ..Environment::system(self.path()).unwrap() };
         let tasks = environment.tasks.clone();
         let toys = Arc::new(Toys {
             directory: self.store_path(),
