@@ -7,6 +7,7 @@
 //! A room hands over a [`Room`]: its routes and their description. [`assemble`] joins them, serves the joined description
 //! as `/openapi.json`, and gives every path and method that no room knows the same [`Problem`] shape as every refusal.
 
+mod answer;
 mod date;
 pub mod description;
 mod drain;

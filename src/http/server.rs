@@ -4,23 +4,19 @@
 //! a reason to exist: a client that sends its header drop by drop, one that never reads its answer, one that opens more
 //! connections than a node can hold, one whose request makes a handler panic. None of them may cost the others anything.
 
+use super::answer::{answer, dated};
 use super::date::Dates;
-use super::drain::Lent;
 use super::stall::StallGuard;
 use super::{Problem, Routes};
-use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::http::{HeaderValue, Request, header};
 use axum::response::IntoResponse;
 use cluster::environment::{Environment, Listener, Stream};
-use futures::FutureExt;
-use futures::future::Either;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -141,13 +137,13 @@ impl Server {
 }
 
 /// What all connections of a server share.
-struct Site {
-    routes: Arc<RwLock<Routes>>,
-    environment: Environment,
-    limits: Limits,
+pub(super) struct Site {
+    pub(super) routes: Arc<RwLock<Routes>>,
+    pub(super) environment: Environment,
+    pub(super) limits: Limits,
     connections: Arc<Semaphore>,
     stopped: watch::Receiver<bool>,
-    dates: Dates,
+    pub(super) dates: Dates,
 }
 
 /// How long to wait after a failed accept: the reason (no file descriptors left) passes only with time.
@@ -233,64 +229,17 @@ fn builder(limits: &Limits) -> http1::Builder {
     builder
 }
 
-/// The answer to one request: there always is one, also when a handler panics or takes too long.
-fn answer(site: Arc<Site>, request: Request<Incoming>) -> impl Future<Output = Result<Response<Body>, Infallible>> {
-    let routes = site.routes.read().unwrap_or_else(PoisonError::into_inner).clone();
-    let request_timeout = site.limits.request_timeout;
-    // A flaw in a shortcut costs its speed alone.
-    let shortcut = catch_unwind(AssertUnwindSafe(|| routes.shortcut(&request))).unwrap_or(None);
-    let response = match shortcut {
-        Some(answer) => Either::Left(within(request_timeout, answer)),
-        // The room for it is needed here only.
-        None => Either::Right(routed(site.clone(), routes, request).boxed()),
-    };
-    response.map(move |response| Ok(dated(response, &site)))
-}
-
-/// One request through the router.
-async fn routed(site: Arc<Site>, routes: Routes, request: Request<Incoming>) -> Response<Body> {
-    let (head, body) = request.into_parts();
-    let body = Lent::new(body, &head.headers);
-    let handled = routes.route(Request::from_parts(head, Body::new(body.clone())));
-    let response = within(site.limits.request_timeout, handled.map(|Ok(response)| response)).await;
-    // Whoever took too long has had its time.
-    if response.status() != StatusCode::REQUEST_TIMEOUT {
-        body.drain(site.limits.drain_bytes_max, site.limits.drain_timeout).await;
-    }
-    response
-}
-
-/// What a handler answers, or why it does not.
-async fn within(request_timeout: Duration, handled: impl Future<Output = Response<Body>>) -> Response<Body> {
-    match tokio::time::timeout(request_timeout, AssertUnwindSafe(handled).catch_unwind()).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(_)) => {
-            tracing::error!("http: a handler panicked");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "the request could not be handled")
-                .into_response()
-        }
-        Err(_) => {
-            let detail = format!("the request took longer than {} s", request_timeout.as_secs());
-            Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail).into_response()
-        }
-    }
-}
-
-/// Sets `Date` from the node's own clock; hyper would read the operating system's.
-fn dated(mut response: Response<Body>, site: &Site) -> Response<Body> {
-    response.headers_mut().insert(header::DATE, site.dates.now(&*site.environment.clock));
-    response
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::http::Shortcut;
     use async_trait::async_trait;
     use axum::Router;
-    use axum::http::{HeaderMap, Uri};
+    use axum::body::Body;
+    use axum::http::{HeaderMap, Response, StatusCode, Uri};
     use axum::routing::{get, post};
     use cluster::environment::{Clock, Network, SystemDisk, SystemEntropy, Tasks, ThreadPool};
+    use futures::FutureExt;
     use futures::future::{BoxFuture, pending, ready};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
     use tokio::sync::{Mutex, mpsc};
@@ -335,7 +284,7 @@ mod tests {
         }
     }
 
-    /// Takes what begins with `/short`.
+    /// Takes its own paths, and panics over one of the router's.
     struct Short;
 
     impl Shortcut for Short {
