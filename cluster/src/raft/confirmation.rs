@@ -59,7 +59,7 @@ impl Leadership {
 
     /// Whether these are a majority of each set of voters.
     fn is_majority(&self, nodes: &BTreeSet<NodeId>) -> bool {
-        self.voters.iter().all(|set| set.intersection(nodes).count() > set.len() / 2)
+        !self.voters.is_empty() && self.voters.iter().all(|set| set.intersection(nodes).count() > set.len() / 2)
     }
 }
 
@@ -73,7 +73,7 @@ pub fn follows(log: &GroupLog, vote: &Bytes) -> bool {
 /// reader notices.
 const HEDGE: Duration = Duration::from_millis(2);
 
-/// A voter that answered with an error, as one does that does not know the question, is left out for so long: openraft asks it.
+/// A voter that does not know the question, of an earlier version, is left out for so long: openraft asks it.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Asks the voters of one group, round by round.
@@ -91,13 +91,13 @@ struct Asked {
     round: u64,
     nodes: BTreeSet<NodeId>,
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
-    /// Who confirmed the last leadership that was.
+    /// Who said yes in the last round that confirmed.
     quick: BTreeSet<NodeId>,
-    /// Until when those are not asked who answered with an error.
+    /// Until when those are not asked who do not know the question.
     silent: BTreeMap<NodeId, Instant>,
 }
 
-/// Who answered, to the question of which round, and whether with yes; nothing where the answer is an error.
+/// Who answered, to the question of which round, and whether with yes; nothing where it does not know the question.
 type Answer = (NodeId, u64, Option<bool>);
 
 impl Asked {
@@ -109,9 +109,11 @@ impl Asked {
         }
     }
 
-    fn note(&mut self, (voter, _, answer): Answer) {
+    /// Notes that a voter is not being asked any more, and whether it makes sense to ask it again.
+    fn note(&mut self, (voter, round, answer): Answer) {
         self.nodes.remove(&voter);
-        if answer.is_none() {
+        // What became of an older question says nothing about now.
+        if answer.is_none() && round == self.round {
             self.silent.insert(voter, Instant::now() + SILENCE);
         }
     }
@@ -124,15 +126,16 @@ impl Voters {
     }
 
     /// Whether a majority, this node being one, says that it follows the leadership still, each asked after this call. `ask` sends the
-    /// question when it is called, and ends in all cases: with nothing where the answer is an error. Dropping the future does no harm.
+    /// question when it is called, and ends in all cases: with nothing where the voter does not know the question. Dropping the future does
+    /// no harm.
     pub async fn confirm<F>(&self, leadership: &Leadership, ask: impl Fn(NodeId) -> F) -> bool
     where
         F: Future<Output = Option<bool>> + Send + 'static,
     {
         let mut asked = self.asked.lock().await;
         asked.round += 1;
-        while let Some(Some(late)) = asked.answers.next().now_or_never() {
-            asked.note(late);
+        while let Some(Some((late, ..))) = asked.answers.next().now_or_never() {
+            asked.nodes.remove(&late);
         }
         let now = Instant::now();
         asked.silent.retain(|_, until| *until > now);
@@ -153,9 +156,7 @@ impl Voters {
                 Ok(Some(answer)) => {
                     asked.note(answer);
                     match answer {
-                        (voter, round, Some(_)) if round < asked.round && wanted.contains(&voter) => {
-                            asked.ask(voter, &ask)
-                        }
+                        (voter, round, _) if round < asked.round && wanted.contains(&voter) => asked.ask(voter, &ask),
                         (voter, round, Some(true)) if round == asked.round => confirmed.extend([voter]),
                         (voter, ..) => wanted.retain(|wanted| *wanted != voter),
                     }
@@ -177,11 +178,10 @@ impl Voters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::environment::{Environment, SystemClock, SystemDisk, SystemEntropy, Tasks, TcpNetwork, ThreadPool};
+    use crate::environment::Environment;
     use crate::log::{Log, LogConfig};
     use crate::{GroupId, Term};
     use std::pin::pin;
-    use std::sync::Arc;
     use tokio::sync::oneshot;
 
     fn nodes(ids: &[u64]) -> BTreeSet<NodeId> {
@@ -204,18 +204,13 @@ mod tests {
         assert!(!changing.is_majority(&nodes(&[1, 2, 3])) && !changing.is_majority(&nodes(&[1, 4])));
         assert!(changing.is_majority(&nodes(&[1, 2, 5])));
         assert!(led_by(&[&[1]]).is_majority(&nodes(&[1])));
+        assert!(!led_by(&[]).is_majority(&nodes(&[1])));
     }
 
     #[tokio::test]
     async fn a_vote_counts_from_when_it_is_handed_to_the_log_on() {
         let directory = tempfile::tempdir().unwrap();
-        let environment = Environment {
-            network: Arc::new(TcpNetwork),
-            disk: Arc::new(SystemDisk::new(directory.path()).unwrap()),
-            clock: Arc::new(SystemClock),
-            entropy: Arc::new(SystemEntropy),
-            tasks: Tasks::new(Arc::new(ThreadPool::default())),
-        };
+        let environment = Environment::system(directory.path()).unwrap();
         let log = Log::open(&environment, LogConfig { segment_bytes: 1 << 20, ..LogConfig::default() })
             .await
             .unwrap()
@@ -333,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_who_answers_with_an_error_is_left_out_for_a_while() {
+    async fn one_who_does_not_know_the_question_is_left_out_for_a_while() {
         let desk = Desk::new();
         let mut round = pin!(desk.confirm(&[&[1, 2]]));
         assert!((&mut round).now_or_never().is_none());
@@ -346,6 +341,26 @@ mod tests {
         assert!((&mut round).now_or_never().is_none());
         desk.answer(2, true);
         assert_eq!(round.now_or_never(), Some(true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_became_of_an_older_question_leaves_nobody_out() {
+        for is_read_late in [false, true] {
+            let desk = Desk::new();
+            {
+                let mut abandoned = pin!(desk.confirm(&[&[1, 2]]));
+                assert!((&mut abandoned).now_or_never().is_none());
+            }
+            let question = desk.take(2);
+            let mut round = pin!(desk.confirm(&[&[1, 2]]));
+            if is_read_late {
+                assert!((&mut round).now_or_never().is_none());
+            }
+            drop(question);
+            assert!((&mut round).now_or_never().is_none());
+            desk.answer(2, true);
+            assert_eq!(round.now_or_never(), Some(true));
+        }
     }
 
     #[tokio::test(start_paused = true)]

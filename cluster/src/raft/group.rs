@@ -7,15 +7,14 @@ use super::network::Network;
 use super::server::Server;
 use super::types::{Answer, Data, Raft, TypeConfig, leadership, log_id};
 use super::view::View;
-use super::wire;
 use crate::config::Config;
 use crate::environment::Environment;
 use crate::log::{GroupLog, Log};
-use crate::transport::{Lane, Reply, Request, Transport};
-use crate::{GroupId, LogPosition, NodeId, Offset, StateMachine, Term, message};
+use crate::transport::{Reply, Request, Transport};
+use crate::{GroupId, LogPosition, NodeId, Offset, StateMachine, Term};
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, ForwardToLeader, LinearizableReadError, RaftError};
@@ -29,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 /// After so long openraft is asked again how far the state is durable.
 const SNAPSHOT_RETRY: Duration = Duration::from_secs(1);
@@ -72,9 +71,7 @@ pub struct Group {
     applier: Applier,
     server: Server,
     voters: Voters,
-    transport: Transport,
-    stall_timeout: Duration,
-    sending: Arc<AtomicUsize>,
+    network: Network,
 }
 
 /// An entry that was appended, committed and applied here.
@@ -109,36 +106,24 @@ impl Group {
         let environment = context.environment.clone();
         let log = context.log.group(id);
         let applier = Applier::new(id, machine, environment.tasks.clone())?;
-        let sending = Arc::new(AtomicUsize::new(0));
         let network = Network {
             group: id,
             transport: context.transport.clone(),
             entropy: environment.entropy.clone(),
             stall_timeout: context.config.stall_timeout,
             install_timeout: context.config.install_timeout,
-            sending: sending.clone(),
+            sending: Arc::new(AtomicUsize::new(0)),
             log: log.clone(),
         };
         let raft_config = raft_config(&context.config, id)?;
         applier.set_opening(true);
         let store = LogStore::new(log.clone());
-        let raft = Raft::build(context.node.0, raft_config, network, store, applier.clone()).await;
+        let raft = Raft::build(context.node.0, raft_config, network.clone(), store, applier.clone()).await;
         let raft = raft.map_err(|error| io::Error::other(format!("group {id} does not open: {error}")))?;
         applier.set_opening(false);
         raft.run();
         let server = Server::new(context, id, raft.clone());
-        Ok(Group {
-            id,
-            node: context.node,
-            raft,
-            log,
-            applier,
-            server,
-            voters: Voters::new(context.node),
-            transport: context.transport.clone(),
-            stall_timeout: context.config.stall_timeout,
-            sending,
-        })
+        Ok(Group { id, node: context.node, raft, log, applier, server, voters: Voters::new(context.node), network })
     }
 
     pub fn id(&self) -> GroupId {
@@ -225,10 +210,8 @@ impl Group {
     /// Confirms with a majority that this node leads; returns the offset up to which it had to apply, and has.
     pub async fn read_index(&self) -> Result<Offset, WriteError> {
         if let Some(offset) = self.confirm().await {
-            tracing::debug!(group = self.id.0, "confirmed by the voters");
             return Ok(offset);
         }
-        tracing::debug!(group = self.id.0, "not confirmed by the voters");
         // Slower, but it knows why not.
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
             Ok(read) => Ok(Offset(read.index())),
@@ -244,16 +227,13 @@ impl Group {
     async fn confirm(&self) -> Option<Offset> {
         let node = self.node;
         let leadership = self.raft.with_raft_state(move |state| Leadership::of(node, state)).await.ok()??;
-        let is_confirmed = self.voters.confirm(&leadership, |voter| {
-            let header = leadership.vote.clone();
-            let request = Request { kind: message::CONFIRM, group: self.id, header, body: Vec::new() };
-            let answer = self.transport.send(voter, Lane::Control, request, Instant::now() + self.stall_timeout);
-            answer.map(|answer| wire::decode(&answer.ok()?.header).ok())
-        });
+        let is_confirmed = self.voters.confirm(&leadership, |voter| self.network.confirm(voter, &leadership.vote));
         let is_confirmed = timeout(CONFIRM_TIMEOUT, is_confirmed).await.unwrap_or(false);
         if !is_confirmed || !follows(&self.log, &leadership.vote) {
+            tracing::debug!(group = self.id.0, "not confirmed by the voters");
             return None;
         }
+        tracing::debug!(group = self.id.0, "confirmed by the voters");
         let mut applied = self.applied();
         let is_applied = applied.wait_for(|applied| *applied >= Some(leadership.committed));
         timeout(APPLIED_TIMEOUT, is_applied).await.ok()?.ok()?;
@@ -334,7 +314,7 @@ impl Group {
 
     /// Whether a snapshot is on its way from here to a follower, which will need the log that follows it.
     pub fn is_sending_snapshot(&self) -> bool {
-        self.sending.load(Ordering::Relaxed) > 0
+        self.network.sending.load(Ordering::Relaxed) > 0
     }
 
     /// Whether this node may stand for election when the leader falls silent.

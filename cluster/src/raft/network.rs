@@ -82,10 +82,26 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
+impl Network {
+    fn send(&self, to: NodeId, lane: Lane, kind: u8, header: Bytes, body: Vec<Bytes>, timeout: Duration) -> Pending {
+        let request = Request { kind, group: self.group, header, body };
+        self.transport.send(to, lane, request, Instant::now() + timeout)
+    }
+
+    /// Whether a voter's log was given this vote last ([`super::confirmation`]); nothing if the voter does not know the question.
+    pub fn confirm(&self, voter: NodeId, vote: &Bytes) -> impl Future<Output = Option<bool>> + Send + use<> {
+        let answer = self.send(voter, Lane::Control, message::CONFIRM, vote.clone(), Vec::new(), self.stall_timeout);
+        answer.map(|answer| match answer {
+            Ok(answer) => Some(wire::decode(&answer.header).unwrap_or(false)),
+            Err(CallError::Unanswered) => None,
+            Err(_) => Some(false),
+        })
+    }
+}
+
 impl Client {
     fn send(&self, lane: Lane, kind: u8, header: Bytes, body: Vec<Bytes>, timeout: Duration) -> Pending {
-        let request = Request { kind, group: self.network.group, header, body };
-        self.network.transport.send(self.target, lane, request, Instant::now() + timeout)
+        self.network.send(self.target, lane, kind, header, body, timeout)
     }
 
     async fn ask<Q: Serialize, A: DeserializeOwned>(&self, kind: u8, question: &Q) -> Result<A, Error> {
