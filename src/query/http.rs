@@ -157,7 +157,7 @@ async fn hour(
     parameters: Parameters<HourParameters>,
     headers: HeaderMap,
 ) -> Response {
-    let read = || {
+    let parse = || {
         let Path(path) = path.map_err(|error| unreadable_path(&error))?;
         let QueryString(parameters) = parameters.map_err(|error| Problem::unreadable_query(&error))?;
         let (app, hour) = (app(path.app_id, parameters.app_id)?, request::parse_hour(&path.hour)?);
@@ -165,7 +165,7 @@ async fn hour(
         let consistency = consistency(&query, parameters.consistency.as_deref(), parameters.after.as_deref())?;
         Ok((app, hour, parameters.q, consistency))
     };
-    match read() {
+    match parse() {
         Ok((app, hour, quantiles, consistency)) => {
             answer_hour(&query, &headers, app, hour, quantiles, &consistency).await
         }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub(super) const WAITING_MAX: usize = 1024;
 
 /// Turns of the runtime that a round waits for further questions at most, as long as each brings some: a round costs as much
-/// as some five questions, and a turn of a busy node takes a millisecond.
+/// as several questions, and a turn of a busy node takes a millisecond.
 const TURNS_MAX: usize = 4;
 
 /// After so long a leader that could not confirm itself is asked again.

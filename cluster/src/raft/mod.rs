@@ -6,7 +6,7 @@
 //! - votes are durable before they are given and never reordered with entries: the log's promise;
 //! - a leader never resumes its leadership after a restart (`enable_leader_restore` is off): after a power cut it could
 //!   reuse positions that a follower has already filled ([`group`]);
-//! - a vote is in the log before it is given: leaders are confirmed by that alone ([`confirmation`]);
+//! - the log knows a vote before it is given, which is what confirms leaders ([`confirmation`]);
 //! - a leadership is (term, node), positions carry both, and no two leaderships are equal;
 //! - a group that stops with an error stops the node ([`group`]): a dead group in a living process serves nobody.
 
