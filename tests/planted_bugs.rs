@@ -28,6 +28,7 @@ const BUGS: &[(&str, &str, &str)] = &[
     ("lost-entry", "split-and-crash", "log-matching"),
     ("leader-restore", "blackout", "led-once"),
     ("no-read-barrier", "leader-isolated", "fresh-reads"),
+    ("confirms-anyone", "leader-returns", "fresh-reads"),
     ("answers-again", "late-flood", "fresh-reads"),
     ("ignores-after", "split-and-crash", "fresh-reads"),
     ("early-week", "late-flood", "counted-once"),

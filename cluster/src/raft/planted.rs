@@ -17,3 +17,8 @@ pub fn payload(group: GroupId, at: LogPosition, payload: Payload) -> Payload {
         false => payload,
     }
 }
+
+/// Bug `confirms-anyone`: a voter takes whoever asks for its leader.
+pub fn is_followed(is_followed: bool) -> bool {
+    is_followed || has("confirms-anyone")
+}

@@ -115,7 +115,10 @@ impl Server {
 
     /// Whether a leader may still take this node for its follower.
     fn confirm(&self, vote: &Bytes, reply: Reply) -> io::Result<()> {
-        send(reply, &follows(&self.group_log, vote));
+        let is_followed = follows(&self.group_log, vote);
+        #[cfg(feature = "planted-bugs")]
+        let is_followed = super::planted::is_followed(is_followed);
+        send(reply, &is_followed);
         Ok(())
     }
 

@@ -36,6 +36,11 @@ pub const SCENARIOS: &[Scenario] = &[
         plan: network::leader_isolated,
     },
     Scenario {
+        name: "leader-returns",
+        about: "leaders are cut off for about an election, again and again, and come back believing that they lead",
+        plan: network::leader_returns,
+    },
+    Scenario {
         name: "one-way-split",
         about: "a leader is heard and hears nothing, then the other way round",
         plan: network::one_way_split,

@@ -12,6 +12,14 @@ pub(super) fn leader_isolated(seed: u64) -> Plan {
     })
 }
 
+pub(super) fn leader_returns(seed: u64) -> Plan {
+    let mut random = random(seed);
+    (0..16).fold(Plan::new("leader-returns", seed, 60_000), |plan, turn| {
+        let ms = random.random_range(1000..2500);
+        plan.at(2000 + turn * 3500, Fault::CutOff { who: leader(&mut random), ms })
+    })
+}
+
 pub(super) fn one_way_split(seed: u64) -> Plan {
     let mut random = random(seed);
     Plan::new("one-way-split", seed, 40_000)
