@@ -87,7 +87,8 @@ pub struct Arguments {
     /// Send so many events a second, whatever the answers do [default: as many as are acked]
     #[arg(long, value_name = "EVENTS", value_parser = count)]
     rate: Option<u64>,
-    /// Events that are sent, but not measured, before the others [default: a tenth of them]
+    /// Events that are sent, but not measured, before the others [default: four requests of each connection, but no less than
+    /// a tenth and no more than a half of the others; of a file its first tenth]
     #[arg(long, value_name = "NUMBER", value_parser = count)]
     warm_up: Option<u64>,
     /// Send without producer and sequence: cheaper by a round trip where there are several partitions, but not safe to repeat
@@ -109,6 +110,9 @@ enum Command {
 /// Events of one request at a rate, where latency is what is asked: 0.9 MB of lines.
 const PACED_EVENTS: usize = 10_000;
 
+/// Requests of each connection before the clock starts.
+const WARM_UP_REQUESTS: usize = 4;
+
 /// The most events of one request: 16 MiB, the default limit of a body, are 190,000 lines.
 const REQUEST_EVENTS_MAX: usize = 150_000;
 
@@ -118,6 +122,13 @@ fn bulk_events(format: BodyFormat) -> usize {
         BodyFormat::Ndjson => 50_000,
         BodyFormat::Binary => 150_000,
     }
+}
+
+/// Events before those that are measured: enough for nodes to have taken the memory that they keep, because until then each
+/// page of it costs as much as the events in it.
+fn warm_up_events(events: u64, connections: usize, request_events: usize) -> u64 {
+    let some_each = (WARM_UP_REQUESTS * connections * request_events) as u64;
+    some_each.clamp(events / 10, events / 2)
 }
 
 fn request_events(text: &str) -> Result<usize, String> {
@@ -185,7 +196,8 @@ impl Arguments {
             let warm_up = self.warm_up.unwrap_or(replay.events.len() as u64 / 10);
             return Ok(Load::build(replay.events.into_iter(), replay.apps, format, request_events, warm_up, &bar));
         }
-        let warm_up = self.warm_up.unwrap_or(self.workload.events / 10);
+        let warm_up =
+            self.warm_up.unwrap_or_else(|| warm_up_events(self.workload.events, self.connections(), request_events));
         let total = self.workload.events + warm_up;
         let bar = bar(total, "building");
         let load = Load::build(
@@ -219,4 +231,17 @@ fn drive_of(cluster: &Cluster, connections: usize, rate: Option<f64>) -> Result<
     let servers = cluster.servers.iter().map(|url| wire::address(url));
     let servers = servers.collect::<Result<_, _>>().map_err(|error| Failure::new(Exit::Usage, error))?;
     Ok(Drive { servers, connections, rate, patience: PATIENCE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_warms_up_unless_that_is_more_than_half() {
+        assert_eq!(warm_up_events(10_000_000, 24, 50_000), 4_800_000);
+        assert_eq!(warm_up_events(20_000_000, 24, 150_000), 10_000_000);
+        assert_eq!(warm_up_events(150_000, 64, 1), 15_000);
+        assert_eq!(warm_up_events(1, 1, 1), 0);
+    }
 }
