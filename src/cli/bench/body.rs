@@ -6,6 +6,8 @@ use crate::cli::body_format::BodyFormat;
 use bytes::Bytes;
 use hourmark::domain::{EventTime, NS_PER_MS, ResponseTime, civil_from_days};
 use hourmark::format::BatchBuilder;
+use std::panic::resume_unwind;
+use std::sync::mpsc::sync_channel;
 
 /// A body and how many events it has.
 #[derive(Debug, Clone)]
@@ -16,7 +18,15 @@ pub struct Body {
     pub events: u32,
 }
 
+/// Events that are handed to the writing thread at a time, at least.
+const CHUNK_EVENTS: usize = 4096;
+
+/// Chunks that wait for the writing thread.
+const CHUNKS_AHEAD: usize = 2;
+
 /// Writes events into bodies of `events_max` and notes what they add up to. Calls `progress` with the events done.
+///
+/// Drawing events takes about as long as writing them down, so another thread does that.
 pub fn build(
     events: impl Iterator<Item = Event>,
     apps: &[String],
@@ -25,22 +35,37 @@ pub fn build(
     truth: &mut Truth,
     mut progress: impl FnMut(u64),
 ) -> Vec<Body> {
-    let mut writer = Writer::new(format);
-    let mut bodies = Vec::new();
-    let mut done = 0;
-    for event in events {
-        truth.add(event);
-        writer.add(&apps[event.app as usize], event.time, event.value);
-        if writer.events as usize == events_max {
-            done += events_max as u64;
-            bodies.push(writer.finish());
-            progress(done);
+    let chunk_events = CHUNK_EVENTS.next_multiple_of(events_max);
+    std::thread::scope(|scope| {
+        let (sender, chunks) = sync_channel::<Vec<Event>>(CHUNKS_AHEAD);
+        let writing = scope.spawn(move || {
+            let mut writer = Writer::new(format);
+            let bodies = chunks.into_iter().flatten();
+            let bodies = bodies.filter_map(|event| {
+                writer.add(&apps[event.app as usize], event.time, event.value);
+                (writer.events as usize == events_max).then(|| writer.finish())
+            });
+            let mut bodies: Vec<_> = bodies.collect();
+            if writer.events > 0 {
+                bodies.push(writer.finish());
+            }
+            bodies
+        });
+        let (mut chunk, mut done) = (Vec::with_capacity(chunk_events), 0);
+        for event in events {
+            truth.add(event);
+            chunk.push(event);
+            if chunk.len() == chunk_events {
+                done += chunk_events as u64;
+                progress(done);
+                let full = std::mem::replace(&mut chunk, Vec::with_capacity(chunk_events));
+                sender.send(full).expect("the writer takes all there are");
+            }
         }
-    }
-    if writer.events > 0 {
-        bodies.push(writer.finish());
-    }
-    bodies
+        sender.send(chunk).expect("the writer takes all there are");
+        drop(sender);
+        writing.join().unwrap_or_else(|panic| resume_unwind(panic))
+    })
 }
 
 struct Writer {
@@ -164,5 +189,18 @@ mod tests {
             assert_eq!(bodies.iter().map(|body| body.events).collect::<Vec<_>>(), [10, 10, 5]);
             assert_eq!(truth.events(), 25);
         }
+    }
+
+    #[test]
+    fn events_stay_in_order_over_many_chunks() {
+        let count = 3 * CHUNK_EVENTS as u64 + 7;
+        let events = (0..count).map(|time| Event { app: 0, time: EventTime(time), value: ResponseTime(1) });
+        let (apps, mut truth, mut told) = (["a".to_owned()], Truth::new(1), 0);
+        let bodies = build(events.clone(), &apps, BodyFormat::Ndjson, 10, &mut truth, |done| told = done);
+        let mut expected = Vec::new();
+        events.for_each(|event| put_line(&mut expected, "a", event.time, event.value));
+        assert!(bodies.iter().flat_map(|body| body.bytes.to_vec()).eq(expected), "all lines, in order");
+        assert!(bodies.iter().rev().skip(1).all(|body| body.events == 10));
+        assert!((count - 4100..=count).contains(&told), "{told}");
     }
 }
