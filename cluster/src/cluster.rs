@@ -222,7 +222,7 @@ async fn wait_for_successor(replica: &Replica, deadline: Instant) {
     };
     if timeout_at(deadline, led_elsewhere).await.is_err() {
         let group: GroupId = replica.inner.group.id();
-        // As where all nodes stop together: nothing to do about, and clients try again.
+        // Usual where all nodes stop together. Nobody can do anything about it, and clients try again.
         tracing::info!(%group, "nobody took over in time; an election will decide");
     }
 }

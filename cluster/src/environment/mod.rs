@@ -38,7 +38,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The operating system's, with files in `data_directory`, which is created if it is missing.
+    /// The operating system's, with files in `data_directory`, which is created if it is missing: an error says why it could not be.
     pub fn system(data_directory: impl Into<PathBuf>) -> io::Result<Environment> {
         Ok(Environment {
             network: Arc::new(TcpNetwork),

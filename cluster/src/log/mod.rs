@@ -370,9 +370,8 @@ impl GroupLog {
         self.change(Change::Purge(upto), None).await
     }
 
-    /// Drops all entries and forgets what was purged and committed. How far the entries went stays, and so does the vote: leaders are
-    /// confirmed by it. For a
-    /// replica that leaves the node.
+    /// Drops all entries and forgets what was purged and committed, for a replica that leaves the node. How far the entries went
+    /// stays, and so does the vote: leaders are confirmed by it.
     pub async fn reset(&self) -> io::Result<()> {
         self.change(Change::Reset, None).await
     }

@@ -73,7 +73,8 @@ pub fn follows(log: &GroupLog, vote: &Bytes) -> bool {
 /// reader notices.
 const HEDGE: Duration = Duration::from_millis(2);
 
-/// A voter that does not know the question, of an earlier version, is left out for so long: openraft asks it.
+/// A voter that gives the question up, because its version does not know it or it has no replica now, is left out for so long: openraft
+/// asks it.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// Asks the voters of one group, round by round.
@@ -93,11 +94,11 @@ struct Asked {
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     /// Who said yes in the last round that confirmed.
     quick: BTreeSet<NodeId>,
-    /// Until when those are not asked who do not know the question.
+    /// Until when those are not asked who gave a question up.
     silent: BTreeMap<NodeId, Instant>,
 }
 
-/// Who answered, to the question of which round, and whether with yes; nothing where it does not know the question.
+/// Who answered, to the question of which round, and whether with yes; nothing where it gave the question up.
 type Answer = (NodeId, u64, Option<bool>);
 
 impl Asked {
@@ -109,11 +110,10 @@ impl Asked {
         }
     }
 
-    /// Notes that a voter is not being asked any more, and whether it makes sense to ask it again.
-    fn note(&mut self, (voter, round, answer): Answer) {
+    /// Notes that a voter is not being asked any more, and whether it makes sense to ask it again soon.
+    fn note(&mut self, (voter, _, answer): Answer) {
         self.nodes.remove(&voter);
-        // What became of an older question says nothing about now.
-        if answer.is_none() && round == self.round {
+        if answer.is_none() {
             self.silent.insert(voter, Instant::now() + SILENCE);
         }
     }
@@ -126,7 +126,7 @@ impl Voters {
     }
 
     /// Whether a majority, this node being one, says that it follows the leadership still, each asked after this call. `ask` sends the
-    /// question when it is called, and ends in all cases: with nothing where the voter does not know the question. Dropping the future does
+    /// question when it is called, and ends in all cases: with nothing where the voter gives the question up. Dropping the future does
     /// no harm.
     pub async fn confirm<F>(&self, leadership: &Leadership, ask: impl Fn(NodeId) -> F) -> bool
     where
@@ -134,8 +134,8 @@ impl Voters {
     {
         let mut asked = self.asked.lock().await;
         asked.round += 1;
-        while let Some(Some((late, ..))) = asked.answers.next().now_or_never() {
-            asked.nodes.remove(&late);
+        while let Some(Some(late)) = asked.answers.next().now_or_never() {
+            asked.note(late);
         }
         let now = Instant::now();
         asked.silent.retain(|_, until| *until > now);
@@ -146,9 +146,8 @@ impl Voters {
         let mut confirmed = BTreeSet::from([self.node]);
         let mut wanted = confirmed.clone();
         while !leadership.is_majority(&confirmed) {
-            while !leadership.is_majority(&wanted)
-                && let Some(voter) = rest.next()
-            {
+            while !leadership.is_majority(&wanted) {
+                let Some(voter) = rest.next() else { return false };
                 wanted.insert(voter);
                 asked.ask(voter, &ask);
             }
@@ -156,7 +155,9 @@ impl Voters {
                 Ok(Some(answer)) => {
                     asked.note(answer);
                     match answer {
-                        (voter, round, _) if round < asked.round && wanted.contains(&voter) => asked.ask(voter, &ask),
+                        (voter, round, Some(_)) if round < asked.round && wanted.contains(&voter) => {
+                            asked.ask(voter, &ask)
+                        }
                         (voter, round, Some(true)) if round == asked.round => confirmed.extend([voter]),
                         (voter, ..) => wanted.retain(|wanted| *wanted != voter),
                     }
@@ -297,6 +298,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn nobody_is_waited_for_who_could_make_no_majority() {
+        let desk = Desk::new();
+        let mut round = pin!(desk.confirm(&[&[1, 2, 3, 4, 5]]));
+        for (asked, refuses) in [(vec![2, 3], 3), (vec![2, 4], 4), (vec![2, 5], 5)] {
+            assert!((&mut round).now_or_never().is_none());
+            assert_eq!(desk.asked(), asked);
+            desk.answer(refuses, false);
+        }
+        assert_eq!(round.now_or_never(), Some(false), "2 is silent, and would not be enough");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_answer_to_an_earlier_round_confirms_nothing_later() {
         let desk = Desk::new();
         {
@@ -328,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_who_does_not_know_the_question_is_left_out_for_a_while() {
+    async fn one_who_gives_the_question_up_is_left_out_for_a_while() {
         let desk = Desk::new();
         let mut round = pin!(desk.confirm(&[&[1, 2]]));
         assert!((&mut round).now_or_never().is_none());
@@ -344,8 +357,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_became_of_an_older_question_leaves_nobody_out() {
-        for is_read_late in [false, true] {
+    async fn a_late_no_leaves_nobody_out_and_giving_up_late_does() {
+        for (is_read_late, answer) in [(false, Some(false)), (true, Some(false)), (false, None), (true, None)] {
             let desk = Desk::new();
             {
                 let mut abandoned = pin!(desk.confirm(&[&[1, 2]]));
@@ -356,7 +369,12 @@ mod tests {
             if is_read_late {
                 assert!((&mut round).now_or_never().is_none());
             }
-            drop(question);
+            let Some(answer) = answer else {
+                drop(question);
+                assert_eq!(round.now_or_never(), Some(false));
+                continue;
+            };
+            question.send(answer).unwrap();
             assert!((&mut round).now_or_never().is_none());
             desk.answer(2, true);
             assert_eq!(round.now_or_never(), Some(true));

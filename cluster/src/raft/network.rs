@@ -88,14 +88,20 @@ impl Network {
         self.transport.send(to, lane, request, Instant::now() + timeout)
     }
 
-    /// Whether a voter's log was given this vote last ([`super::confirmation`]); nothing if the voter does not know the question.
+    /// Whether a voter's log was given this vote last ([`super::confirmation`]), as far as it can be asked; nothing if the voter gives the
+    /// question up.
     pub fn confirm(&self, voter: NodeId, vote: &Bytes) -> impl Future<Output = Option<bool>> + Send + use<> {
         let answer = self.send(voter, Lane::Control, message::CONFIRM, vote.clone(), Vec::new(), self.stall_timeout);
-        answer.map(|answer| match answer {
-            Ok(answer) => Some(wire::decode(&answer.header).unwrap_or(false)),
-            Err(CallError::Unanswered) => None,
-            Err(_) => Some(false),
-        })
+        answer.map(confirmation)
+    }
+}
+
+fn confirmation(answer: Result<Response, CallError>) -> Option<bool> {
+    match answer {
+        Ok(answer) => Some(wire::decode(&answer.header).unwrap_or(false)),
+        Err(CallError::Unanswered) => None,
+        // It may be reached again by the next question.
+        Err(_) => Some(false),
     }
 }
 
@@ -328,6 +334,20 @@ mod tests {
 
     fn entries(request: Option<Append>) -> Option<usize> {
         request.map(|request| request.entries.len())
+    }
+
+    #[test]
+    fn only_a_voter_that_is_reached_says_yes_or_gives_up() {
+        let answered = |header| Ok(Response { header, body: Vec::new() });
+        assert_eq!(confirmation(answered(wire::encode(&true))), Some(true));
+        assert_eq!(confirmation(answered(wire::encode(&false))), Some(false));
+        assert_eq!(confirmation(answered(Bytes::from_static(&[7]))), Some(false), "no answer of ours");
+        assert_eq!(confirmation(Err(CallError::Unanswered)), None);
+        let (peer, reason) = ("n2".into(), "reset".into());
+        for error in [CallError::Lost { peer, reason }, CallError::Deadline, CallError::Overloaded, CallError::Stopped]
+        {
+            assert_eq!(confirmation(Err(error)), Some(false));
+        }
     }
 
     #[tokio::test(start_paused = true)]
