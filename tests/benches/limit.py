@@ -5,7 +5,8 @@
 
 Needs nothing but the binary. `hourmark bench local` reads the same NDJSON from memory, routes, encodes, decodes and folds it with the
 product's own code, a thread for each core; the cluster of three nodes does the same, and takes it over HTTP, replicates it three times,
-fsyncs it and answers, while the client shares its cores.
+fsyncs it and answers, while the client shares its cores. The cluster is warmed up first, as `hourmark bench` does; the one process has
+little to warm up.
 """
 import json
 import subprocess

@@ -115,7 +115,8 @@ def main():
                     return asyncio.run(servers.publish(bodies[size], (events, size), window))
 
         def send(*flags):
-            return ingest(bench(binary, "--spawn", 3, "--base-port", options.base_port + 20, "--events", options.events, *flags))
+            return ingest(bench(binary, "--spawn", 3, "--base-port", options.base_port + 20, "--events", options.events,
+                                "--warm-up", options.events // 10, *flags))
 
         best = {}
         for size, windows in ((1000, (16, 64, 256)), (10_000, (4, 12, 32))):

@@ -63,7 +63,7 @@ def sealed_hour(binary, cluster):
     """Fills an hour of 1,000 apps and has it sealed; path of its question, URL of the leader, URL of another node."""
     hour = (datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=4)).strftime("%Y-%m-%dT%H")
     subprocess.run([binary, "bench", "--server", cluster.urls[0], "--prefix", "hot", "--hours", "1", "--first-hour", hour, "--late", "0",
-                    "--events", "1M", "--no-verify", "-o", "json"], check=True, stdout=subprocess.DEVNULL)
+                    "--events", "1M", "--warm-up", "0", "--no-verify", "-o", "json"], check=True, stdout=subprocess.DEVNULL)
     now = int(time.time() * 1000)
     post(cluster.urls[0], ({"app_id": f"hot-{app:04}", "timestamp": now, "response_time_ms": 1} for app in range(1000)))
     _, page = cluster.ask("/v1/apps?prefix=hot&limit=1000")

@@ -52,7 +52,7 @@ def main():
 
     def run(flags, node_flags):
         return ingest(bench(options.binary, *flags, "--base-port", options.base_port, "--events", options.events,
-                            "--request-events", "10k", node_flags=node_flags))
+                            "--warm-up", options.events // 10, "--request-events", "10k", node_flags=node_flags))
 
     runs = {f"{each:,} {what}": lambda flags=flags, node_flags=node_flags: run(flags, node_flags)
             for what, points in POINTS.items() for each, flags, node_flags in points}

@@ -116,7 +116,8 @@ def main():
             path.unlink()
         results.turns({
             "spark": lambda: spark(directory, options.spark_events),
-            "hourmark": lambda: ingest(bench(binary, "--spawn", 3, "--base-port", options.base_port, "--events", options.events)),
+            "hourmark": lambda: ingest(bench(binary, "--spawn", 3, "--base-port", options.base_port, "--events", options.events,
+                                              "--warm-up", options.events // 10)),
         })
     results.ratio_goal("NDJSON to rollups", "hourmark", "spark", "events_per_s", 20)
     results.finish()

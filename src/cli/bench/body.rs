@@ -18,7 +18,7 @@ pub struct Body {
     pub events: u32,
 }
 
-/// Events that are handed to the writing thread at a time, at least.
+/// Events that are handed to the writing thread at a time.
 const CHUNK_EVENTS: usize = 4096;
 
 /// Chunks that wait for the writing thread.
@@ -26,7 +26,8 @@ const CHUNKS_AHEAD: usize = 2;
 
 /// Writes events into bodies of `events_max` and notes what they add up to. Calls `progress` with the events done.
 ///
-/// Drawing events takes about as long as writing them down, so another thread does that.
+/// Drawing events takes about as long as writing them down, so another thread does that: a plain one, which ends with this call,
+/// because nobody simulates this command.
 pub fn build(
     events: impl Iterator<Item = Event>,
     apps: &[String],
@@ -35,13 +36,12 @@ pub fn build(
     truth: &mut Truth,
     mut progress: impl FnMut(u64),
 ) -> Vec<Body> {
-    let chunk_events = CHUNK_EVENTS.next_multiple_of(events_max);
     std::thread::scope(|scope| {
         let (sender, chunks) = sync_channel::<Vec<Event>>(CHUNKS_AHEAD);
         let writing = scope.spawn(move || {
             let mut writer = Writer::new(format);
-            let bodies = chunks.into_iter().flatten();
-            let bodies = bodies.filter_map(|event| {
+            let events = chunks.into_iter().flatten();
+            let bodies = events.filter_map(|event| {
                 writer.add(&apps[event.app as usize], event.time, event.value);
                 (writer.events as usize == events_max).then(|| writer.finish())
             });
@@ -51,18 +51,16 @@ pub fn build(
             }
             bodies
         });
-        let (mut chunk, mut done) = (Vec::with_capacity(chunk_events), 0);
-        for event in events {
-            truth.add(event);
-            chunk.push(event);
-            if chunk.len() == chunk_events {
-                done += chunk_events as u64;
-                progress(done);
-                let full = std::mem::replace(&mut chunk, Vec::with_capacity(chunk_events));
-                sender.send(full).expect("the writer takes all there are");
+        let (mut events, mut done) = (events.peekable(), 0);
+        while events.peek().is_some() {
+            let chunk: Vec<_> = events.by_ref().take(CHUNK_EVENTS).inspect(|event| truth.add(*event)).collect();
+            done += chunk.len() as u64;
+            // A writer that is gone has panicked.
+            if sender.send(chunk).is_err() {
+                break;
             }
+            progress(done);
         }
-        sender.send(chunk).expect("the writer takes all there are");
         drop(sender);
         writing.join().unwrap_or_else(|panic| resume_unwind(panic))
     })
@@ -196,11 +194,14 @@ mod tests {
         let count = 3 * CHUNK_EVENTS as u64 + 7;
         let events = (0..count).map(|time| Event { app: 0, time: EventTime(time), value: ResponseTime(1) });
         let (apps, mut truth, mut told) = (["a".to_owned()], Truth::new(1), 0);
-        let bodies = build(events.clone(), &apps, BodyFormat::Ndjson, 10, &mut truth, |done| told = done);
         let mut expected = Vec::new();
-        events.for_each(|event| put_line(&mut expected, "a", event.time, event.value));
-        assert!(bodies.iter().flat_map(|body| body.bytes.to_vec()).eq(expected), "all lines, in order");
-        assert!(bodies.iter().rev().skip(1).all(|body| body.events == 10));
-        assert!((count - 4100..=count).contains(&told), "{told}");
+        events.clone().for_each(|event| put_line(&mut expected, "a", event.time, event.value));
+        for events_max in [10, 2 * CHUNK_EVENTS + 1] {
+            let bodies = build(events.clone(), &apps, BodyFormat::Ndjson, events_max, &mut truth, |done| told = done);
+            assert!(bodies.iter().flat_map(|body| body.bytes.to_vec()).eq(expected.iter().copied()), "all, in order");
+            assert!(bodies.iter().rev().skip(1).all(|body| body.events as usize == events_max));
+            assert_eq!(told, count);
+        }
+        assert!(build(std::iter::empty(), &apps, BodyFormat::Ndjson, 10, &mut truth, |_| ()).is_empty());
     }
 }

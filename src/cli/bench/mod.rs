@@ -87,8 +87,8 @@ pub struct Arguments {
     /// Send so many events a second, whatever the answers do [default: as many as are acked]
     #[arg(long, value_name = "EVENTS", value_parser = count)]
     rate: Option<u64>,
-    /// Events that are sent, but not measured, before the others [default: four requests of each connection, but no less than
-    /// a tenth and no more than a half of the others; of a file its first tenth]
+    /// Events that are sent, but not measured, before the others, in whole requests [default: four requests of each connection,
+    /// but no less than a tenth and no more than a half of the others; of a file its first tenth]
     #[arg(long, value_name = "NUMBER", value_parser = count)]
     warm_up: Option<u64>,
     /// Send without producer and sequence: cheaper by a round trip where there are several partitions, but not safe to repeat
@@ -124,8 +124,8 @@ fn bulk_events(format: BodyFormat) -> usize {
     }
 }
 
-/// Events before those that are measured: enough for nodes to have taken the memory that they keep, because until then each
-/// page of it costs as much as the events in it.
+/// Events before those that are measured: enough for nodes to have taken most of the memory that they keep, which costs a
+/// seventh of the time of a run of 20 M events.
 fn warm_up_events(events: u64, connections: usize, request_events: usize) -> u64 {
     let some_each = (WARM_UP_REQUESTS * connections * request_events) as u64;
     some_each.clamp(events / 10, events / 2)
@@ -198,6 +198,7 @@ impl Arguments {
         }
         let warm_up =
             self.warm_up.unwrap_or_else(|| warm_up_events(self.workload.events, self.connections(), request_events));
+        let warm_up = warm_up.next_multiple_of(request_events as u64);
         let total = self.workload.events + warm_up;
         let bar = bar(total, "building");
         let load = Load::build(
@@ -236,6 +237,7 @@ fn drive_of(cluster: &Cluster, connections: usize, rate: Option<f64>) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::{Args as _, FromArgMatches as _};
 
     #[test]
     fn every_connection_warms_up_unless_that_is_more_than_half() {
@@ -243,5 +245,16 @@ mod tests {
         assert_eq!(warm_up_events(20_000_000, 24, 150_000), 10_000_000);
         assert_eq!(warm_up_events(150_000, 64, 1), 15_000);
         assert_eq!(warm_up_events(1, 1, 1), 0);
+    }
+
+    #[test]
+    fn as_many_events_are_measured_as_were_asked_for() {
+        for flags in ["--events 34k", "--events 110k", "--events 120k --format binary", "--events 5k --warm-up 7"] {
+            let command = Arguments::augment_args(clap::Command::new("bench").no_binary_name(true));
+            let arguments = Arguments::from_arg_matches(&command.get_matches_from(flags.split(' '))).unwrap();
+            let load = arguments.load(1).unwrap();
+            let measured = load.bodies[load.warm_up..].iter().map(|body| u64::from(body.events)).sum::<u64>();
+            assert_eq!(measured, arguments.workload.events, "{flags}");
+        }
     }
 }
