@@ -75,7 +75,7 @@ impl Arguments {
         let (events, apps) = (self.workload.events, self.workload.app_names(SystemEntropy.next_u64()));
         let request_events = self.request_events.unwrap_or(bulk_events(self.body_format));
         let bar = bar(events, "building");
-        let load = Load::build(self.workload.events(events), apps, self.body_format, request_events, 0, &bar);
+        let load = Load::build(self.workload.events(0, events), apps, self.body_format, request_events, 0, &bar);
         bar.finish_and_clear();
         let bytes: usize = load.bodies.iter().map(|body| body.bytes.len()).sum();
         let threads = self.threads.map_or_else(cores, usize::from);

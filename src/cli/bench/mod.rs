@@ -199,10 +199,9 @@ impl Arguments {
         let warm_up =
             self.warm_up.unwrap_or_else(|| warm_up_events(self.workload.events, self.connections(), request_events));
         let warm_up = warm_up.next_multiple_of(request_events as u64);
-        let total = self.workload.events + warm_up;
-        let bar = bar(total, "building");
+        let bar = bar(warm_up + self.workload.events, "building");
         let load = Load::build(
-            self.workload.events(total),
+            self.workload.events(warm_up, self.workload.events),
             self.workload.app_names(run),
             format,
             request_events,
@@ -218,7 +217,7 @@ impl Arguments {
         let failed = |error| Failure::io(format!("writing {}", path.display()), &error);
         let mut file = std::io::BufWriter::new(std::fs::File::create(path).map_err(failed)?);
         let (apps, mut line) = (self.workload.app_names(run), Vec::new());
-        for event in self.workload.events(self.workload.events) {
+        for event in self.workload.events(0, self.workload.events) {
             line.clear();
             body::put_line(&mut line, &apps[event.app as usize], event.time, event.value);
             file.write_all(&line).map_err(failed)?;

@@ -134,7 +134,7 @@ impl Arguments {
     async fn fill_and_ask(&self, cluster: Cluster) -> Result<Report, Failure> {
         let apps = self.workload.app_names(SystemEntropy.next_u64());
         let bar = bar(self.workload.events, "filling");
-        let events = self.workload.events(self.workload.events);
+        let events = self.workload.events(0, self.workload.events);
         let load = Load::build(events, apps, BodyFormat::Ndjson, FILL_REQUEST_EVENTS, 0, &bar);
         bar.finish_and_clear();
         load.send(&drive_of(&cluster, 12, None)?).await?;

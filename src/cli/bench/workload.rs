@@ -106,8 +106,8 @@ impl Workload {
         first..Hour(first.0 + self.hours)
     }
 
-    /// `count` events, one after the other.
-    pub fn events(&self, count: u64) -> impl Iterator<Item = Event> + use<> {
+    /// `warm_up` events over the first hour, then `count` over all of them, one after the other.
+    pub fn events(&self, warm_up: u64, count: u64) -> impl Iterator<Item = Event> + use<> {
         let mut random = Random::new(self.seed);
         // Which app is hot is no matter of its name.
         let mut apps: Vec<u32> = (0..self.apps).collect();
@@ -117,8 +117,12 @@ impl Workload {
         let zipf = Zipf::new(apps.len(), self.zipf);
         let (start, span) = (self.hours().start.start().0, u64::from(self.hours) * MS_PER_HOUR);
         let workload = self.clone();
-        (0..count).map(move |index| {
-            let progress = if workload.shuffle { random.unit() } else { index as f64 / count as f64 };
+        (0..warm_up + count).map(move |index| {
+            let in_order = match index.checked_sub(warm_up) {
+                Some(index) => index as f64 / count as f64,
+                None => index as f64 / warm_up as f64 / f64::from(workload.hours),
+            };
+            let progress = if workload.shuffle { random.unit() } else { in_order };
             let jitter = random.below(JITTER_MS);
             let is_late = random.unit() < workload.late;
             let delay = if is_late { random.below(LATE_HOURS_MAX * MS_PER_HOUR) } else { jitter };
@@ -143,12 +147,24 @@ mod tests {
     #[test]
     fn the_same_seed_gives_the_same_events_in_the_hours_asked_for() {
         let workload = workload(&["--first-hour", "2026-01-05T10", "--hours", "2", "--apps", "5"]);
-        let events: Vec<_> = workload.events(10_000).collect();
-        assert_eq!(events, workload.events(10_000).collect::<Vec<_>>());
+        let events: Vec<_> = workload.events(0, 10_000).collect();
+        assert_eq!(events, workload.events(0, 10_000).collect::<Vec<_>>());
         let hours = workload.hours();
         assert!(events.iter().all(|event| hours.contains(&event.time.hour()) && event.app < 5));
         assert!(events.windows(2).filter(|pair| pair[1].time.0 + JITTER_MS < pair[0].time.0).count() > 2, "late ones");
         assert_eq!(workload.app_names(0x12345)[4], "b12345-0004");
+    }
+
+    #[test]
+    fn what_is_measured_covers_all_hours_whatever_came_before() {
+        let workload = workload(&["--first-hour", "2026-01-05T10", "--hours", "24", "--late", "0"]);
+        let hour = |event: &Event| event.time.hour().0 - workload.hours().start.0;
+        let events: Vec<_> = workload.events(24_000, 24_000).collect();
+        assert!(events[..24_000].iter().all(|event| hour(event) == 0));
+        for (own, events) in (0..).zip(events[24_000..].chunks(1000)) {
+            let is_own = |event: &&Event| hour(event) == own;
+            assert!(events.iter().filter(is_own).count() > 950, "those of hour {own}, but for a jitter of seconds");
+        }
     }
 
     #[test]
