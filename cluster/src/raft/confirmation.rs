@@ -98,23 +98,31 @@ struct Asked {
     silent: BTreeMap<NodeId, Instant>,
 }
 
-/// Who answered, to the question of which round, and whether with yes; nothing where it gave the question up.
-type Answer = (NodeId, u64, Option<bool>);
+/// What became of a question.
+struct Answer {
+    voter: NodeId,
+    round: u64,
+    asked: Instant,
+    /// Nothing where it was given up.
+    is_yes: Option<bool>,
+}
 
 impl Asked {
     /// Asks a voter, unless it has not answered yet.
     fn ask<F: Future<Output = Option<bool>> + Send + 'static>(&mut self, voter: NodeId, ask: impl Fn(NodeId) -> F) {
-        let round = self.round;
         if self.nodes.insert(voter) {
-            self.answers.push(ask(voter).map(move |answer| (voter, round, answer)).boxed());
+            let (round, asked) = (self.round, Instant::now());
+            let answer = ask(voter).map(move |is_yes| Answer { voter, round, asked, is_yes });
+            self.answers.push(answer.boxed());
         }
     }
 
     /// Notes that a voter is not being asked any more, and whether it makes sense to ask it again soon.
-    fn note(&mut self, (voter, _, answer): Answer) {
-        self.nodes.remove(&voter);
-        if answer.is_none() {
-            self.silent.insert(voter, Instant::now() + SILENCE);
+    fn note(&mut self, answer: &Answer) {
+        self.nodes.remove(&answer.voter);
+        let until = answer.asked + SILENCE;
+        if answer.is_yes.is_none() && until > Instant::now() {
+            self.silent.insert(answer.voter, until);
         }
     }
 }
@@ -135,36 +143,37 @@ impl Voters {
         let mut asked = self.asked.lock().await;
         asked.round += 1;
         while let Some(Some(late)) = asked.answers.next().now_or_never() {
-            asked.note(late);
+            asked.note(&late);
         }
         let now = Instant::now();
         asked.silent.retain(|_, until| *until > now);
         let others = leadership.voters.iter().flatten().copied();
-        let others = others.filter(|voter| *voter != self.node && !asked.silent.contains_key(voter));
+        let others = others.filter(|voter| *voter != self.node);
         let (quick, slow): (BTreeSet<_>, BTreeSet<_>) = others.partition(|voter| asked.quick.contains(voter));
         let mut rest = quick.into_iter().chain(slow);
         let mut confirmed = BTreeSet::from([self.node]);
         let mut wanted = confirmed.clone();
         while !leadership.is_majority(&confirmed) {
             while !leadership.is_majority(&wanted) {
-                let Some(voter) = rest.next() else { return false };
+                let Some(voter) = rest.find(|voter| !asked.silent.contains_key(voter)) else { return false };
                 wanted.insert(voter);
                 asked.ask(voter, &ask);
             }
             match timeout(HEDGE, asked.answers.next()).await {
                 Ok(Some(answer)) => {
-                    asked.note(answer);
-                    match answer {
-                        (voter, round, Some(_)) if round < asked.round && wanted.contains(&voter) => {
-                            asked.ask(voter, &ask)
-                        }
-                        (voter, round, Some(true)) if round == asked.round => confirmed.extend([voter]),
-                        (voter, ..) => wanted.retain(|wanted| *wanted != voter),
+                    asked.note(&answer);
+                    let Answer { voter, round, is_yes, .. } = answer;
+                    if round == asked.round && is_yes == Some(true) {
+                        confirmed.insert(voter);
+                    } else if round < asked.round && wanted.contains(&voter) && !asked.silent.contains_key(&voter) {
+                        asked.ask(voter, &ask);
+                    } else {
+                        wanted.remove(&voter);
                     }
                 }
                 Ok(None) => return false,
                 Err(_) => {
-                    for voter in rest.by_ref() {
+                    while let Some(voter) = rest.find(|voter| !asked.silent.contains_key(voter)) {
                         wanted.insert(voter);
                         asked.ask(voter, &ask);
                     }
@@ -357,24 +366,28 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_late_no_leaves_nobody_out_and_giving_up_late_does() {
-        for (is_read_late, answer) in [(false, Some(false)), (true, Some(false)), (false, None), (true, None)] {
+    async fn a_late_no_leaves_nobody_out_and_giving_up_does_for_a_while_from_the_question_on() {
+        let cases = [(Some(false), 0), (None, 0), (None, 1)].map(|(answer, later)| (answer, later * SILENCE));
+        for (is_read_late, (answer, later)) in cases.into_iter().flat_map(|case| [(false, case), (true, case)]) {
             let desk = Desk::new();
             {
                 let mut abandoned = pin!(desk.confirm(&[&[1, 2]]));
                 assert!((&mut abandoned).now_or_never().is_none());
             }
             let question = desk.take(2);
+            tokio::time::sleep(later).await;
             let mut round = pin!(desk.confirm(&[&[1, 2]]));
             if is_read_late {
                 assert!((&mut round).now_or_never().is_none());
             }
-            let Some(answer) = answer else {
-                drop(question);
+            match answer {
+                Some(answer) => question.send(answer).unwrap(),
+                None => drop(question),
+            }
+            if answer.is_none() && later.is_zero() {
                 assert_eq!(round.now_or_never(), Some(false));
                 continue;
-            };
-            question.send(answer).unwrap();
+            }
             assert!((&mut round).now_or_never().is_none());
             desk.answer(2, true);
             assert_eq!(round.now_or_never(), Some(true));
