@@ -117,7 +117,7 @@ def main():
         results.turns({
             "spark": lambda: spark(directory, options.spark_events),
             "hourmark": lambda: ingest(bench(binary, "--spawn", 3, "--base-port", options.base_port, "--events", options.events,
-                                              "--warm-up", options.events // 10)),
+                                             "--warm-up", options.events // 10)),
         })
     results.ratio_goal("NDJSON to rollups", "hourmark", "spark", "events_per_s", 20)
     results.finish()

@@ -128,7 +128,8 @@ fn bulk_events(format: BodyFormat) -> usize {
 /// seventh of the time of a run of 20 M events.
 fn warm_up_events(events: u64, connections: usize, request_events: usize) -> u64 {
     let some_each = (WARM_UP_REQUESTS * connections * request_events) as u64;
-    some_each.clamp(events / 10, events / 2)
+    let warm_up = some_each.clamp(events / 10, events / 2);
+    warm_up - warm_up % request_events as u64
 }
 
 fn request_events(text: &str) -> Result<usize, String> {
@@ -241,7 +242,8 @@ mod tests {
     #[test]
     fn every_connection_warms_up_unless_that_is_more_than_half() {
         assert_eq!(warm_up_events(10_000_000, 24, 50_000), 4_800_000);
-        assert_eq!(warm_up_events(20_000_000, 24, 150_000), 10_000_000);
+        assert_eq!(warm_up_events(20_000_000, 24, 150_000), 9_900_000, "in whole requests");
+        assert_eq!(warm_up_events(34_000, 24, 50_000), 0);
         assert_eq!(warm_up_events(150_000, 64, 1), 15_000);
         assert_eq!(warm_up_events(1, 1, 1), 0);
     }

@@ -106,9 +106,10 @@ impl Workload {
         first..Hour(first.0 + self.hours)
     }
 
-    /// `warm_up` events over the first hour, then `count` over all of them, one after the other.
+    /// `warm_up` events over the first hour, then `count` over all of them, one after the other unless shuffled. Those are the same
+    /// whatever came before.
     pub fn events(&self, warm_up: u64, count: u64) -> impl Iterator<Item = Event> + use<> {
-        let mut random = Random::new(self.seed);
+        let (mut random, mut random_before) = (Random::new(self.seed), Random::new(!self.seed));
         // Which app is hot is no matter of its name.
         let mut apps: Vec<u32> = (0..self.apps).collect();
         for place in (1..apps.len()).rev() {
@@ -118,9 +119,9 @@ impl Workload {
         let (start, span) = (self.hours().start.start().0, u64::from(self.hours) * MS_PER_HOUR);
         let workload = self.clone();
         (0..warm_up + count).map(move |index| {
-            let in_order = match index.checked_sub(warm_up) {
-                Some(index) => index as f64 / count as f64,
-                None => index as f64 / warm_up as f64 / f64::from(workload.hours),
+            let (random, in_order) = match index.checked_sub(warm_up) {
+                Some(index) => (&mut random, index as f64 / count as f64),
+                None => (&mut random_before, index as f64 / warm_up as f64 / f64::from(workload.hours)),
             };
             let progress = if workload.shuffle { random.unit() } else { in_order };
             let jitter = random.below(JITTER_MS);
@@ -129,7 +130,7 @@ impl Workload {
             let time = EventTime((start + (progress * span as f64) as u64).saturating_sub(delay).max(start));
             let hundredths = workload.median_ms * 100.0 * (workload.sigma * random.normal()).exp();
             let value = ResponseTime((hundredths.min(1e13) as u64 * 10_000).min(ResponseTime::MAX.0));
-            Event { app: apps[zipf.draw(&mut random)], time, value }
+            Event { app: apps[zipf.draw(random)], time, value }
         })
     }
 }
@@ -161,6 +162,7 @@ mod tests {
         let hour = |event: &Event| event.time.hour().0 - workload.hours().start.0;
         let events: Vec<_> = workload.events(24_000, 24_000).collect();
         assert!(events[..24_000].iter().all(|event| hour(event) == 0));
+        assert_eq!(events[24_000..], workload.events(0, 24_000).collect::<Vec<_>>());
         for (own, events) in (0..).zip(events[24_000..].chunks(1000)) {
             let is_own = |event: &&Event| hour(event) == own;
             assert!(events.iter().filter(is_own).count() > 950, "those of hour {own}, but for a jitter of seconds");
