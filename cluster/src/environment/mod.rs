@@ -11,12 +11,14 @@ mod disk;
 mod entropy;
 mod network;
 mod tasks;
+mod turn;
 
 pub use clock::{Clock, SystemClock};
 pub use disk::{Access, BLOCK_BYTES, Disk, DiskUsage, File, SystemDisk, allow_many_open_files};
 pub use entropy::{Entropy, SystemEntropy};
 pub use network::{Listener, Network, Stream, TcpNetwork};
 pub use tasks::{TaskRunner, Tasks, ThreadPool, Work};
+pub use turn::next_turn;
 
 use std::io;
 use std::path::PathBuf;

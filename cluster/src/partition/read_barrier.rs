@@ -4,18 +4,18 @@
 
 use super::{Inner, Replica};
 use crate::Offset;
+use crate::environment::next_turn;
 use crate::raft::WriteError;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Callers that may wait for a round to begin; more wait in line before that.
 pub(super) const WAITING_MAX: usize = 1024;
 
-/// Turns of the runtime that a round waits for further questions at most, as long as each brings some: a round costs as much
-/// as several questions, and a turn of a busy node takes a millisecond.
+/// Turns of its thread that a round waits for further questions at most, as long as each brings some: a round costs as much as
+/// several questions.
 const TURNS_MAX: usize = 4;
 
 /// After so long a leader that could not confirm itself is asked again.
@@ -68,10 +68,10 @@ impl Replica {
 pub(super) async fn run(inner: Arc<Inner>, mut requests: mpsc::Receiver<Barrier>) {
     let mut waiting = Vec::new();
     while requests.recv_many(&mut waiting, WAITING_MAX).await > 0 {
-        // Questions that are being read at this moment come along.
+        // Questions that are about to be read come along.
         for _ in 0..TURNS_MAX {
             let known = waiting.len();
-            yield_now().await;
+            next_turn().await;
             while waiting.len() < WAITING_MAX
                 && let Ok(barrier) = requests.try_recv()
             {
